@@ -1,0 +1,270 @@
+"""One frozen, typed, serialisable config tree. Importing it never imports torch.
+
+A config is YAML; every key has a default but ``task``. Unknown keys are errors. Units stand in each field's
+description, and rewards are always "higher is better, 1.0 = solved".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["fst", "rl", "gepa"]
+LossName = Literal["cispo", "grpo", "dapo", "dr_grpo", "gspo"]
+EMBEDDED_MODEL = "smollm2-135m"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraConfig(_Frozen):
+    """Low-rank adapters through ``peft`` instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class PromptConfig(_Frozen):
+    """Where a context's components go. ``auto`` is decided by the model (see ``policy/prompts.py``).
+
+    ``style: text`` writes ``Question: …`` / ``Answer:`` lines; ``chat`` uses the tokenizer's chat template.
+    """
+
+    style: Literal["auto", "chat", "text"] = "auto"
+    instructions: Literal["auto", "system", "user"] = "auto"
+    examples: Literal["auto", "turns", "user"] = "auto"
+    question_prefix: str = "Question: "
+    answer_prefix: str = "Answer:"
+
+
+class ModelConfig(_Frozen):
+    """The policy. ``name`` is ``smollm2-135m`` (embedded), a local folder, a local ``.gguf`` or a hub id."""
+
+    name: str = EMBEDDED_MODEL
+    revision: str | None = Field(None, description="hub revision (branch, tag or commit)")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    sampling_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="dtype of the sampling copy; auto measures which is faster here"
+    )
+    train_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="compute dtype of the training forward (master weights stay float32)"
+    )
+    threads: int | None = Field(None, ge=1, description="torch threads; default: all cores")
+    lora: LoraConfig | None = None
+    prompt: PromptConfig = PromptConfig()
+
+
+class ConventionConfig(_Frozen):
+    """A hidden reporting convention that only the feedback reveals (see ``tasks/conventions.py``)."""
+
+    kind: str
+    seed: int = 0
+
+
+class SeedContextConfig(_Frozen):
+    """The context every method starts from. Task-agnostic and empty by default."""
+
+    instructions: str = ""
+    examples: str = ""
+
+
+class _TaskBase(_Frozen):
+    name: str = ""
+    train_size: int = Field(512, ge=1, description="training problems")
+    val_size: int = Field(64, ge=1, description="validation problems; never shown to contexts or gradients")
+    seed: int = Field(0, description="seed of the data and of its split; apart from the run's seed")
+    seed_context: SeedContextConfig = SeedContextConfig()
+    convention: ConventionConfig | None = None
+    score_timeout: float = Field(10.0, gt=0, description="seconds one scoring call may take")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _convention_by_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("convention"), str):
+            data = {**data, "convention": {"kind": data["convention"]}}
+        return data
+
+
+class ReasoningGymTask(_TaskBase):
+    """Any Reasoning Gym dataset by name, with its own config."""
+
+    type: Literal["reasoning_gym"] = "reasoning_gym"
+    name: str
+    level: Literal["small", "default"] = Field("small", description="small: sizes a 135M model can be taught")
+    config: dict[str, Any] = Field(default_factory=dict, description="the dataset's own settings, over the level's")
+    reward: Literal["exact", "graded"] = Field("exact", description="exact: 1 if solved, else 0; graded: partial credit")
+
+
+class FileTask(_TaskBase):
+    """Your own JSONL, CSV or Parquet file, or a hub dataset, with a scorer."""
+
+    type: Literal["file"] = "file"
+    path: str = Field(description="a .jsonl, .csv or .parquet file, or hub:<owner/name>")
+    split: str = Field("train", description="hub split to read")
+    subset: str | None = Field(None, description="hub config name")
+    val_path: str | None = Field(None, description="a file of its own for validation; default: split off")
+    question: str = Field("question", description="column with the question (text, or a list of chat messages)")
+    answer: str | None = Field("answer", description="column with the gold answer; null if only the scorer knows")
+    scorer: str = Field("exact", description="exact | numeric | math-verify | choice | module:function")
+    check_gold: bool = Field(True, description="the gold answers of a sample must score 1 on start")
+
+
+TaskConfig = Annotated[ReasoningGymTask | FileTask, Field(discriminator="type")]
+
+
+class SamplingConfig(_Frozen):
+    temperature: float = Field(1.0, ge=0, description="0 is greedy (evaluation only)")
+    max_new_tokens: int = Field(16, ge=1)
+    stop: list[str] = Field(default_factory=list, description="strings that end a completion; cut from its text")
+    batch_size: int = Field(64, ge=1, description="rows decoded at once")
+
+
+class FeedbackReflector(_Frozen):
+    """No LLM: composes advice found in feedback and worked examples from training problems, prunes, crosses."""
+
+    type: Literal["feedback"] = "feedback"
+    max_examples: int = Field(4, ge=0, description="worked examples a context may hold")
+
+
+class EndpointReflector(_Frozen):
+    """Any OpenAI-compatible server. The key is read from the environment variable ``api_key_env``."""
+
+    type: Literal["endpoint"] = "endpoint"
+    model: str
+    base_url: str | None = Field(None, description="server address, with /v1; default: the client's own")
+    api_key_env: str = Field("OPENAI_API_KEY", description="NAME of the environment variable that holds the key")
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(4096, ge=1, description="tokens one reply may take")
+    timeout: float = Field(120.0, gt=0, description="seconds one request may take")
+    retries: int = Field(4, ge=0, description="retries after a timeout, 429 or 5xx")
+    max_calls: int | None = Field(None, ge=1, description="spending cap: requests in the whole run")
+    max_total_tokens: int | None = Field(None, ge=1, description="spending cap: tokens in the whole run")
+
+
+class PolicyReflector(_Frozen):
+    """The model reflects on itself."""
+
+    type: Literal["policy"] = "policy"
+    max_new_tokens: int = Field(512, ge=1)
+    temperature: float = Field(0.7, ge=0)
+
+
+ReflectorConfig = Annotated[FeedbackReflector | EndpointReflector | PolicyReflector, Field(discriminator="type")]
+
+
+class FastConfig(_Frozen):
+    """The fast phase: a population of contexts, evolved by GEPA every ``every`` slow steps (PAPER: K, T)."""
+
+    optimizer: Literal["gepa"] = "gepa"
+    population: int = Field(4, ge=1, description="K contexts in use; divides group_size")
+    every: int = Field(6, ge=1, description="T slow steps per cycle")
+    budget: int | None = Field(None, ge=1, description="metric calls per cycle; default: passes x lookahead")
+    passes: float = Field(5.0, gt=0, description="passes over the lookahead, if no budget is given")
+    minibatch: int = Field(3, ge=1, description="problems a reflection reads")
+    proposals: int = Field(2, ge=1, description="proposals evaluated together in one iteration")
+    merge: bool = True
+    max_context_tokens: int = Field(512, ge=1, description="cap on a context's tokens")
+    components: list[Literal["instructions", "examples"]] = ["instructions", "examples"]
+    reflector: ReflectorConfig = FeedbackReflector()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reflector_by_type(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("reflector"), str):
+            data = {**data, "reflector": {"type": data["reflector"]}}
+        return data
+
+
+class SlowConfig(_Frozen):
+    """The slow phase: RL on the weights with group advantages across contexts."""
+
+    loss: LossName = "cispo"
+    cap: float = Field(4.0, gt=0, description="CISPO: cap τ of the importance weight")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="GRPO family: 1 - lower clip of the ratio")
+    clip_high: float = Field(0.2, gt=0, description="GRPO family: upper clip of the ratio - 1 (DAPO: 0.28)")
+    kl: float = Field(0.001, ge=0, description="coefficient of KL(π_θ ‖ π_base) in the loss; 0 skips the reference")
+    group_size: int = Field(8, ge=2, description="G rollouts per problem")
+    problems_per_step: int = Field(8, ge=1)
+    lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
+    max_grad_norm: float = Field(1.0, gt=0)
+    truncated: Literal["zero", "mask"] = Field("zero", description="completions cut at max_new_tokens: reward 0, or no loss")
+    token_budget: int = Field(4096, ge=64, description="tokens one training forward may hold")
+
+
+class EvaluationConfig(_Frozen):
+    every: int = Field(6, ge=0, description="slow steps between evaluations; 0: only first and last")
+    n: int = Field(1, ge=1, description="samples per validation problem")
+    problems: int | None = Field(None, ge=1, description="validation problems used; default: all")
+
+
+class RunConfig(_Frozen):
+    """A whole run. See ``configs/demo.yaml`` for one with every common key."""
+
+    name: str = "run"
+    method: Method = "fst"
+    seed: int = 0
+    steps: int = Field(24, ge=1, description="slow steps (for method gepa: cycles x T)")
+    max_rollouts: int | None = Field(None, ge=1, description="stop once fast + slow rollouts reach this")
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig
+    sampling: SamplingConfig = SamplingConfig()
+    fast: FastConfig = FastConfig()
+    slow: SlowConfig = SlowConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint_every: int = Field(6, ge=0, description="slow steps between checkpoints; 0: only the last")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_defaults(cls, data: Any) -> Any:
+        task = data.get("task") if isinstance(data, dict) else None
+        if isinstance(task, str):
+            data = {**data, "task": {"type": "reasoning_gym", "name": task}}
+        elif isinstance(task, dict) and "type" not in task:
+            data = {**data, "task": {"type": "file" if "path" in task else "reasoning_gym", **task}}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.method == "fst" and self.slow.group_size % self.fast.population:
+            raise ValueError(
+                f"fast.population (K = {self.fast.population}) must divide slow.group_size (G = {self.slow.group_size}); "
+                f"try K = {_largest_divisor(self.slow.group_size, self.fast.population)}"
+            )
+        if self.sampling.temperature == 0 and self.method != "gepa":
+            raise ValueError("sampling.temperature must be above 0 to train: greedy rollouts of a group are all alike")
+        return self
+
+    @property
+    def contexts_in_use(self) -> int:
+        """K of the slow phase: RL alone has one context, the seed."""
+        return self.fast.population if self.method == "fst" else 1
+
+    @property
+    def lookahead(self) -> int:
+        """Problems of one cycle: the next T batches."""
+        return self.fast.every * self.slow.problems_per_step
+
+    @property
+    def fast_budget(self) -> int:
+        """Metric calls of one fast phase (0 for RL alone)."""
+        if self.method == "rl":
+            return 0
+        return self.fast.budget or max(1, round(self.fast.passes * self.lookahead))
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)
+
+
+def config_dir() -> Path:
+    """Where the shipped configs stand in a checkout."""
+    return Path(__file__).resolve().parents[2] / "configs"

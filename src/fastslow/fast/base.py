@@ -1,0 +1,79 @@
+"""Protocols of the fast weights: who proposes a context (Reflector), who evolves the population (FastOptimizer).
+
+Nothing here or below imports torch: rollouts arrive scored, through the ``evaluate`` callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fastslow.fast.population import Population
+from fastslow.types import Context, Problem, Rollout
+
+Evaluate = Callable[[Sequence[tuple[Context, Problem]]], list[Rollout]]
+"""Sample and score one rollout per (context, problem) pair, all in one batch, under the current weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a reflector reads about one rollout of the context it is asked to improve."""
+
+    problem: Problem
+    completion: str
+    reward: float
+    feedback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """New texts for some components, or None with the reason why there are none. ``tokens`` were spent on it."""
+
+    components: Mapping[str, str] | None
+    reason: str
+    calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Reflector(Protocol):
+    """Reads records of a context and proposes new component texts. Never raises for one bad reply."""
+
+    name: str
+
+    def propose(self, context: Context, records: Sequence[Record], components: Sequence[str], seed: int) -> Proposal:
+        """Edit the named components of ``context`` in place ("incremental"); keep what works."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FastReport:
+    """What one fast phase did: counts for metrics, and every candidate's fate for the lineage."""
+
+    metric_calls: int
+    proposals: int
+    accepted: int
+    rejected: int
+    reflection_calls: int = 0
+    reflection_tokens: int = 0
+    reflection_seconds: float = 0.0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+class FastOptimizer(Protocol):
+    """Evolves a population under the current weights."""
+
+    def evolve(
+        self,
+        population: Population,
+        problems: Sequence[Problem],
+        evaluate: Evaluate,
+        budget: int,
+        *,
+        cycle: int,
+        weights_step: int,
+        seed: int,
+    ) -> tuple[Population, FastReport]:
+        """Spend at most ``budget`` metric calls (rollouts) on ``problems``, the lookahead; see PAPER, the fast phase."""
+        ...
