@@ -1,0 +1,65 @@
+# A fresh machine with Python 3.11+ and a package index is all that `make demo` and `make test` need:
+# each sets up .venv with the pinned versions first, and again whenever a pin or a dependency changes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv with everything, pinned
+
+# torch goes first and by itself: it is the largest, and every machine takes the build that its index offers.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	python=; for p in "$(PYTHON)" python3.13 python3.12 python3.11; do \
+	  if new_enough "$$p"; then python="$$p"; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "$(PYTHON) is missing or older than 3.11: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; fi; \
+	if [ "$$python" != "$(PYTHON)" ]; then echo "$(PYTHON) is missing or older than 3.11: using $$python instead"; fi; \
+	if ! { new_enough $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1; }; then \
+	  echo "Creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); fi
+	@echo "Installing torch (the largest part) ..."
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@echo "Installing fastslow and the rest (some small packages are compiled) ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,trl]'
+	@touch $@
+
+demo: setup ## the main job on the embedded model: FST beside RL, a table and a plot
+	@$(BIN)/fastslow demo
+
+test: setup ## lint, then every test, the ones with the embedded model included
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest
+
+test-fast: setup ## the tests that need no model
+	@$(BIN)/python -m pytest -m "not real"
+
+check: setup ## lint and formatting, without changing a file
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup ## format the code and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: setup ## write docs/configuration.md anew from the config's own fields
+	@$(BIN)/python docs/make_configuration.py
+
+bench: setup ## speed: one slow step, sampling, and scaling with the context's length
+	@$(BIN)/python benchmarks/step.py
+	@$(BIN)/python benchmarks/sampling.py
+	@$(BIN)/python benchmarks/scaling.py
+
+clean: ## remove .venv and caches; runs/ and the cached models stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info
