@@ -1,0 +1,151 @@
+"""The fence around every scorer: what it raises, returns or swallows can't stop a run."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastslow.errors import TaskError
+from fastslow.tasks.base import Task
+from fastslow.tasks.feedback import quoted
+from fastslow.types import Context, Problem, Score
+
+SOLVED = 0.999
+"""Rewards from here on count as solved: room for a scorer's rounding."""
+_MAX_DISTINCT_ERRORS = 100
+
+
+class SafeTask:
+    """Wraps a task so that :meth:`score` never raises, never hangs and always gives a finite reward.
+
+    A scorer that fails gives reward 0, the error as feedback and ``Score.error``; ``errors`` counts them by message.
+    ``timeout`` (seconds) applies to tasks that say ``needs_timeout``: their scorer runs on a daemon thread, which is
+    abandoned when its time is up. Other scorers are called straight. A scorer that holds the interpreter's lock in one
+    long C call can't be timed out from a thread.
+    """
+
+    def __init__(self, inner: Task, timeout: float | None = None) -> None:
+        self.inner = inner
+        self.errors: Counter[str] = Counter()
+        self._timeout = timeout if getattr(inner, "needs_timeout", False) else None
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def train(self) -> Sequence[Problem]:
+        return self.inner.train
+
+    @property
+    def val(self) -> Sequence[Problem]:
+        return self.inner.val
+
+    @property
+    def seed_context(self) -> Context:
+        return self.inner.seed_context
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person may want to know about the data: sizes cut, duplicates dropped."""
+        return tuple(getattr(self.inner, "notes", ()))
+
+    def score(self, problem: Problem, completion: str) -> Score:
+        try:
+            score = self._call(problem, completion)
+            reward, feedback, error = _finite(score.reward), score.feedback, score.error
+        except _Overtime:
+            return self._failed(f"the scorer took longer than task.score_timeout = {self._timeout:g} s")
+        except (Exception, SystemExit) as raised:  # the fence: a user's scorer may raise anything
+            return self._failed(f"the scorer failed: {type(raised).__name__}: {raised}")
+        if reward is None:
+            return self._failed(f"the scorer gave {quoted(repr(score.reward))} as reward, not a finite number")
+        if error is not None:
+            return self._failed(error)
+        return Score(reward, feedback if isinstance(feedback, str) else str(feedback))
+
+    def _call(self, problem: Problem, completion: str) -> Score:
+        if self._timeout is None:
+            return self.inner.score(problem, completion)
+        with self._lock:
+            if self._worker is None:
+                self._worker = _Worker()
+            try:
+                return self._worker.call(lambda: self.inner.score(problem, completion), self._timeout)
+            except _Overtime:
+                self._worker = None
+                raise
+
+    def _failed(self, message: str) -> Score:
+        line = " ".join(quoted(message, 300)[1:-1].split())
+        known = line in self.errors or len(self.errors) < _MAX_DISTINCT_ERRORS
+        self.errors[line if known else "other errors"] += 1
+        return Score(0.0, line, error=line)
+
+
+def _finite(reward: Any) -> float | None:
+    """The reward as a finite float, or None. Text is no number, even where float() would read it."""
+    if isinstance(reward, (str, bytes)) or reward is None:
+        return None
+    try:
+        number = float(reward)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+class _Overtime(Exception):
+    pass
+
+
+class _Worker:
+    """One daemon thread that runs calls one by one; thrown away once a call overruns."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[tuple[bool, Any]]]] = (
+            queue.SimpleQueue()
+        )
+        threading.Thread(target=self._run, name="fastslow-scorer", daemon=True).start()
+
+    def call(self, function: Callable[[], Any], timeout: float) -> Any:
+        """The function's result; raises what it raised, or _Overtime after ``timeout`` seconds."""
+        reply: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+        self._calls.put((function, reply))
+        try:
+            ok, value = reply.get(timeout=timeout)
+        except queue.Empty:
+            raise _Overtime from None
+        if not ok:
+            raise value
+        return value
+
+    def _run(self) -> None:
+        while True:
+            function, reply = self._calls.get()
+            try:
+                reply.put((True, function()))
+            except BaseException as raised:  # carried to the caller's thread, which fences it
+                reply.put((False, raised))
+
+
+def validate_task(task: Task, sample: int = 16) -> None:
+    """Score the gold answers of a sample of problems; raises TaskError for the first that doesn't score 1.
+
+    The sample is spread evenly over training and validation problems with a known gold answer.
+    """
+    known = [p for p in (*task.train, *task.val) if p.answer is not None]
+    step = max(1, len(known) // sample)
+    for problem in known[::step][:sample]:
+        score = task.score(problem, problem.answer)
+        if score.reward < SOLVED:
+            why = " ".join(score.feedback.split())
+            raise TaskError(
+                f"task {task.name}: problem {problem.id}: its gold answer {quoted(problem.answer)} scores {score.reward:g}, "
+                f"not 1 ({why[:300] or 'no feedback'}); mend the answer or the scorer"
+            )
