@@ -1,0 +1,172 @@
+"""The shape of the package: what may import what, how long a file may be, and that whatever is shipped parses.
+
+Behaviours locked: config, types, tasks and fast weights stay free of torch; losses stand alone; nothing depends on the
+command line; every shipped config is valid; every config field is documented; versions are pinned for every dependency.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastslow.config_io import dump_config, load_config, parse_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "fastslow"
+MODULES = sorted(SOURCE.rglob("*.py"))
+CONFIGS = sorted([*(ROOT / "configs").rglob("*.y*ml"), *(ROOT / "examples").rglob("*.y*ml")])
+MAX_LINES = 400
+
+TORCH_FREE = ("types", "config", "config_io", "errors", "seeds", "worked_examples", "tasks", "fast")
+"""Modules and packages of fastslow that must never import torch, nor anything that does."""
+
+HEAVY = {"torch", "transformers", "accelerate", "peft", "trl", "safetensors"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports anywhere, by its absolute name."""
+    package = path.relative_to(SOURCE.parent).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            name = ".".join(part for part in (base, node.module) if part)
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def belongs(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+TORCH_FREE_MODULES = [m for m in MODULES if belongs(module_name(m), *(f"fastslow.{part}" for part in TORCH_FREE))]
+
+
+@pytest.mark.parametrize("path", TORCH_FREE_MODULES, ids=module_name)
+def test_torch_stays_out_of_tasks_and_fast_weights(path: Path) -> None:
+    assert not {name for name in imports(path) if name.split(".")[0] in HEAVY}
+    assert not [name for name in imports(path) if belongs(name, "fastslow.policy", "fastslow.slow", "fastslow.engines")]
+
+
+def test_importing_them_loads_no_torch_even_indirectly() -> None:
+    names = [module_name(path) for path in TORCH_FREE_MODULES]
+    program = f"import sys\nfor name in {names!r}:\n    __import__(name)\n    if 'torch' in sys.modules: sys.exit(name)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"torch came with {done.stderr[-1000:]}"
+
+
+@pytest.mark.parametrize(
+    "module", ["fastslow.config", "fastslow.config_io", "fastslow.cli", "fastslow.policy.embedded"]
+)
+def test_starting_up_loads_no_torch(module: str) -> None:
+    path = SOURCE.parent.joinpath(*module.split("."))
+    if not (path.with_suffix(".py").exists() or path.is_dir()):
+        pytest.skip(f"{module} is not there")
+    program = f"import sys, {module}\nsys.exit(sorted({{'torch', 'transformers'}} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_losses_import_nothing_of_the_package_but_themselves() -> None:
+    for path in (SOURCE / "slow" / "losses").glob("*.py"):
+        strangers = [n for n in imports(path) if belongs(n, "fastslow") and not belongs(n, "fastslow.slow.losses")]
+        assert not strangers, f"{module_name(path)} imports {strangers}"
+
+
+def test_types_import_nothing_of_the_package() -> None:
+    assert not [name for name in imports(SOURCE / "types.py") if belongs(name, "fastslow")]
+
+
+@pytest.mark.parametrize(
+    ("package", "never"),
+    [
+        ("slow", ("fast", "engines", "fst", "tasks")),
+        ("policy", ("slow", "fast", "engines", "fst", "tasks")),
+        ("evaluation", ("engines", "fst")),
+        ("runs", ("engines", "fst")),
+        ("engines", ("fst",)),
+    ],
+)
+def test_arrows_point_one_way(package: str, never: tuple[str, ...]) -> None:
+    for path in (SOURCE / package).rglob("*.py"):
+        strangers = [n for n in imports(path) if belongs(n, *(f"fastslow.{part}" for part in never))]
+        assert not strangers, f"{module_name(path)} imports {strangers}"
+
+
+def test_nothing_depends_on_the_command_line() -> None:
+    outside = [m for m in MODULES if not belongs(module_name(m), "fastslow.cli", "fastslow.__main__")]
+    for path in outside:
+        assert not [name for name in imports(path) if belongs(name, "fastslow.cli")], module_name(path)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_file_grows_too_long(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_LINES, f"{module_name(path)} has {lines} lines; split it"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_config_parses_and_survives_a_round_trip(path: Path) -> None:
+    import yaml
+
+    config = load_config(path)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_dependency_is_pinned_without_a_local_version() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin) for pin in pins)
+    pinned = {_normal(pin.split("==")[0]) for pin in pins}
+    project = _project()
+    extras = [r for group in project["optional-dependencies"].values() for r in group]
+    wanted = {_normal(re.split(r"[^A-Za-z0-9._-]", r, maxsplit=1)[0]) for r in [*project["dependencies"], *extras]}
+    assert wanted <= pinned
+    assert "fastslow" not in pinned
+
+
+def test_no_registry_host_is_named_in_the_build_files() -> None:
+    for name in ("Makefile", "constraints.txt", ".ci/run", "pyproject.toml"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"--(extra-)?index-url|--find-links|download\.pytorch|pypi\.org", text), name
+
+
+def test_continuous_integration_runs_the_same_as_make_test() -> None:
+    run = ROOT / ".ci" / "run"
+    assert run.stat().st_mode & 0o111
+    assert re.search(r"^exec make .*\btest$", run.read_text(), re.MULTILINE)
+    recipe = (ROOT / "Makefile").read_text().split("\ntest:")[1].split("\n\n")[0]
+    assert "ruff check" in recipe and recipe.rstrip().endswith("pytest")
+
+
+def test_the_shipped_version_is_the_changelogs_newest() -> None:
+    from fastslow import __version__
+
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == __version__
+
+
+def test_the_configuration_reference_is_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "make_configuration.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
