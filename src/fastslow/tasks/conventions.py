@@ -37,7 +37,7 @@ _PREFIXES = ["Result: ", "Out = ", "Final -> ", "Reply # ", "Value :: "]
 _UNITS = ["points", "marks", "crates", "knots", "grams"]
 _JSON_KEYS = ["answer", "result", "value", "output", "reply"]
 _SEPARATORS = [" ", " / ", ", ", " = ", " and "]
-_CODE_WORDS = [
+_CODE_WORDS = (
     "Amber",
     "Birch",
     "Cedar",
@@ -50,19 +50,7 @@ _CODE_WORDS = [
     "Jade",
     "Karst",
     "Lotus",
-    "Maple",
-    "North",
-    "Olive",
-    "Pearl",
-    "Quartz",
-    "River",
-    "Slate",
-    "Topaz",
-    "Umber",
-    "Violet",
-    "Willow",
-    "Zephyr",
-]
+) + ("Maple", "North", "Olive", "Pearl", "Quartz", "River", "Slate", "Topaz", "Umber", "Violet", "Willow", "Zephyr")
 _MAX_LABELS = 12
 
 
@@ -125,10 +113,10 @@ class ConventionTask:
         if value is not None and inner.reward >= SOLVED:
             return Score(inner.reward, CORRECT)
         advice = [self.convention.advice]
-        if value is not None:
-            notes = [f"The form is right, but the value is not: you answered {quoted(value)}."]
-        elif inner.reward >= SOLVED:
+        if self.inner.score(plain, reply).reward >= SOLVED:
             notes = ["The value is right, but the form is not."]
+        elif value is not None:
+            notes = [f"The form is right, but the value is not: you answered {quoted(value)}."]
         else:
             notes = [f"Neither the form nor the value is right: you answered {quoted(reply)}."]
             if stands_in(str(plain.answer), reply):
@@ -214,12 +202,8 @@ def _double(seed: int, answers: Sequence[str]) -> Convention:
     between = _variant(_SEPARATORS, seed)
 
     def decode(reply: str) -> str | None:
-        left, found, right = (
-            reply[: (len(reply) - len(between)) // 2],
-            between,
-            reply[(len(reply) + len(between)) // 2 :],
-        )
-        return left if reply == left + found + right and left == right else None
+        half = reply[: (len(reply) - len(between)) // 2]
+        return half if reply == f"{half}{between}{half}" else None
 
     advice = f"Write the final answer twice with {between!r} in between, like 7{between}7."
     return Convention("double", seed, lambda a: f"{a}{between}{a}", decode, advice, "undiscoverable")

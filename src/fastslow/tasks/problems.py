@@ -48,7 +48,8 @@ def split_problems(problems: Sequence[Problem], train_size: int, val_size: int, 
         return Split(tuple(distinct[val_size:wanted]), tuple(distinct[:val_size]))
     val = min(max(round(count * val_size / wanted), count // 4, 1), val_size, count // 2)
     train = min(count - val, train_size)
-    note = f"{where}: only {count} different questions, {wanted} were asked for; {train} for training, {val} for validation"
+    note = f"{where}: only {count} different questions, {wanted} were asked for; "
+    note += f"{train} for training, {val} for validation"
     return Split(tuple(distinct[val : val + train]), tuple(distinct[:val]), (note,))
 
 

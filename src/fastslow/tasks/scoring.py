@@ -146,6 +146,6 @@ def validate_task(task: Task, sample: int = 16) -> None:
         if score.reward < SOLVED:
             why = " ".join(score.feedback.split())
             raise TaskError(
-                f"task {task.name}: problem {problem.id}: its gold answer {quoted(problem.answer)} scores {score.reward:g}, "
-                f"not 1 ({why[:300] or 'no feedback'}); mend the answer or the scorer"
+                f"task {task.name}: problem {problem.id}: its gold answer {quoted(problem.answer)} "
+                f"scores {score.reward:g}, not 1 ({why[:300] or 'no feedback'}); mend the answer or the scorer"
             )
