@@ -186,7 +186,7 @@ def test_damaged_files_are_one_line(tmp_path):
             read()
         assert str(tmp_path) in one_line(caught)
     (tmp_path / "config.yaml").write_text("task: chain_sum\nfrom_the_future: 1\n")
-    with pytest.raises(RunError, match="from_the_future: unknown key.*another version"):
+    with pytest.raises(RunError, match=r"from_the_future: unknown key.*another version"):
         run.load_config()
 
 

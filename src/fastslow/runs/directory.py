@@ -19,6 +19,7 @@ import yaml
 from fastslow.config import RunConfig
 from fastslow.config_io import dump_config, parse_config
 from fastslow.errors import ConfigError, RunError
+from fastslow.runs.checkpoint import remove_strays
 from fastslow.runs.files import disk_errors, read_json, write_json, write_text
 from fastslow.runs.lock import RunLock
 
@@ -155,6 +156,7 @@ class RunDirectory:
         with disk_errors(self.path):
             for folder in (self.contexts, self.checkpoints, self.plots):
                 folder.mkdir(exist_ok=True)
+            remove_strays(self.checkpoints)
         if not resume or stored != config:
             write_text(self.config_path, dump_config(config))
 
