@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastslow.tasks.base import Task
 from fastslow.tasks.problems import majority_share
-from fastslow.tasks.registry import build_task
+from fastslow.tasks.registry import TaskInfo, build_task, list_tasks
 
-__all__ = ["Task", "build_task", "majority_share"]
+__all__ = ["Task", "TaskInfo", "build_task", "list_tasks", "majority_share"]

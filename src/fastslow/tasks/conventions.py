@@ -38,19 +38,9 @@ _UNITS = ["points", "marks", "crates", "knots", "grams"]
 _JSON_KEYS = ["answer", "result", "value", "output", "reply"]
 _SEPARATORS = [" ", " / ", ", ", " = ", " and "]
 _CODE_WORDS = (
-    "Amber",
-    "Birch",
-    "Cedar",
-    "Delta",
-    "Ember",
-    "Flint",
-    "Grove",
-    "Hazel",
-    "Ivory",
-    "Jade",
-    "Karst",
-    "Lotus",
-) + ("Maple", "North", "Olive", "Pearl", "Quartz", "River", "Slate", "Topaz", "Umber", "Violet", "Willow", "Zephyr")
+    "Amber Birch Cedar Delta Ember Flint Grove Hazel Ivory Jade Karst Lotus "
+    "Maple North Olive Pearl Quartz River Slate Topaz Umber Violet Willow Zephyr"
+)
 _MAX_LABELS = 12
 
 
@@ -230,7 +220,7 @@ def _json(seed: int, answers: Sequence[str]) -> Convention:
 
 def _codewords(seed: int, answers: Sequence[str]) -> Convention:
     """Code words for labels (up to 12 different answers without digits), else for the ten digits."""
-    words = list(_CODE_WORDS)
+    words = _CODE_WORDS.split()
     random.Random(derive_seed(seed, "codewords")).shuffle(words)
     labels = sorted(set(answers))
     if not labels or any(any(c in "0123456789" for c in label) for label in labels):

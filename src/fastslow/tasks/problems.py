@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastslow.config import SeedContextConfig
@@ -38,11 +38,10 @@ def split_problems(problems: Sequence[Problem], train_size: int, val_size: int, 
     Where there are fewer than ``train_size + val_size``, both shrink in proportion; validation keeps at least a
     quarter of what there is (or the size asked for), and at most half. Raises TaskError for fewer than 2 problems.
     """
-    distinct = list({p.id: p for p in problems}.values())
+    distinct = shuffled({p.id: p for p in problems}.values(), seed)
     count = len(distinct)
     if count < 2:
         raise TaskError(f"{where}: only {count} different question(s); at least 2 are needed, to train and to validate")
-    random.Random(derive_seed(seed, "split")).shuffle(distinct)
     wanted = train_size + val_size
     if count >= wanted:
         return Split(tuple(distinct[val_size:wanted]), tuple(distinct[:val_size]))
@@ -51,6 +50,18 @@ def split_problems(problems: Sequence[Problem], train_size: int, val_size: int, 
     note = f"{where}: only {count} different questions, {wanted} were asked for; "
     note += f"{train} for training, {val} for validation"
     return Split(tuple(distinct[val : val + train]), tuple(distinct[:val]), (note,))
+
+
+def shuffled(problems: Iterable[Problem], seed: int) -> list[Problem]:
+    """The problems in the seeded order of the split."""
+    result = list(problems)
+    random.Random(derive_seed(seed, "split")).shuffle(result)
+    return result
+
+
+def clean_text(text: str) -> str:
+    """Text that any tokenizer takes: lone surrogates become the replacement character, all else stays."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def majority_share(problems: Sequence[Problem]) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from fastslow.config import ReasoningGymTask, TaskConfig
+from fastslow.config import FileTask, ReasoningGymTask, TaskConfig
 from fastslow.tasks.base import Task
 from fastslow.tasks.scoring import SafeTask, validate_task
 
@@ -16,8 +17,15 @@ def _reasoning_gym(config: ReasoningGymTask) -> Task:
     return ReasoningGymSource(config)
 
 
+def _file(config: FileTask) -> Task:
+    from fastslow.tasks.files import FileSource
+
+    return FileSource(config)
+
+
 _BUILDERS: dict[type, Callable[[Any], Task]] = {
     ReasoningGymTask: _reasoning_gym,
+    FileTask: _file,
 }
 
 
@@ -35,3 +43,31 @@ def build_task(config: TaskConfig, check: bool = True) -> SafeTask:
     if check and getattr(config, "check_gold", True):
         validate_task(safe)
     return safe
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One line of ``fastslow tasks``: a dataset with one example of its small size (or default, where none is set)."""
+
+    name: str
+    question: str
+    answer: str | None
+    has_small: bool
+
+
+def list_tasks() -> list[TaskInfo]:
+    """Every Reasoning Gym dataset, with one example each; takes some seconds. Files are named by their path instead."""
+    return list(_task_infos())
+
+
+def _task_infos() -> Iterator[TaskInfo]:
+    from fastslow.tasks.presets import small_preset
+    from fastslow.tasks.rg_datasets import dataset_names, example_entry
+
+    for name in dataset_names():
+        if name == "composite":
+            text, answer = "(a mixture: set task.config.datasets to a list of {name, weight, config})", None
+        else:
+            entry = example_entry(name)
+            text, answer = entry["question"].strip(), entry["answer"]
+        yield TaskInfo(name, text, answer, bool(small_preset(name)))
