@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from fastslow.config import FeedbackReflector as FeedbackConfig
 from fastslow.fast.base import Proposal, Record
 from fastslow.seeds import derive_seed
 from fastslow.tasks.feedback import advice_in, expected_in
@@ -54,6 +55,10 @@ class FeedbackReflector:
     def __init__(self, max_examples: int = 4, pool: Sequence[Problem] = ()) -> None:
         self.max_examples = max_examples
         self.pool = tuple(pool)
+
+    @classmethod
+    def from_config(cls, config: FeedbackConfig, generate: object = None) -> FeedbackReflector:
+        return cls(config.max_examples)
 
     def set_pool(self, problems: Sequence[Problem]) -> None:
         """The training problems of the coming cycle."""
