@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -218,9 +219,11 @@ def _save_as_safetensors(gguf: Path, folder: Path) -> None:
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:  # what readers of a bad file raise
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {gguf.name}: transformers cannot read it: {reason}; use its safetensors") from error
+        raise ModelError(
+            f"model {gguf.name}: transformers cannot read it ({reason}); download it again, or use safetensors"
+        ) from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
