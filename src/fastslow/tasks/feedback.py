@@ -61,6 +61,12 @@ def quoted(text: str, limit: int = _QUOTE_LIMIT) -> str:
     return repr(shown)
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """Text of unknown origin (an error's message) as one printable line of at most ``limit`` characters."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: 2 * limit])
+    return " ".join(shown.split())[:limit]
+
+
 def miss_notes(answer: str, reply: str) -> tuple[list[str], list[str]]:
     """(notes, advices) for a plain reply that did not earn the full reward, where the gold answer is known."""
     if not reply:

@@ -33,10 +33,9 @@ class MathChild:
         """1 if math-verify finds the reply equal to the gold answer, else 0; TimeoutError if that takes too long."""
         reply = extract_answer(completion)[-_MAX_CHARS:]
         with self._lock:
-            started = self._process is None or self._process.poll() is not None
-            if started:
+            if self._process is None or self._process.poll() is not None:
                 self._start()
-            return self._ask({"gold": answer or "", "reply": reply}, self._timeout + (_START_SECONDS if started else 0))
+            return self._ask({"gold": answer or "", "reply": reply}, self._timeout)
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
@@ -48,6 +47,7 @@ class MathChild:
             encoding="ascii",
         )
         weakref.finalize(self, self._process.kill)
+        self._ask({"gold": "1", "reply": "1"}, _START_SECONDS)  # the first call waits for the library to load
 
     def _ask(self, job: Mapping[str, str], timeout: float) -> float:
         process = self._process
@@ -65,7 +65,7 @@ class MathChild:
         if not line:
             process.kill()
             process.wait()
-            raise TimeoutError(f"math-verify took longer than {self._timeout:g} s, or too much memory, on one reply")
+            raise TimeoutError(f"math-verify took longer than {timeout:g} s, or too much memory, on one reply")
         return float(json.loads(line))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 
 from fastslow.config import ReasoningGymTask
@@ -15,9 +17,10 @@ from fastslow.types import Problem, Score
 # Scorers of some datasets warn at every reply that isn't a matrix; the reward says it already.
 warnings.filterwarnings("ignore", module=r"reasoning_gym\.")
 
-# These score some wrong replies as right (game_of_life_halting: any text but "True" stands for False), so
-# their answers are compared as text.
-_COMPARED_AS_TEXT = {"game_of_life_halting"}
+# These score some wrong replies as right (game_of_life_halting: any text but "True" stands for False;
+# letter_jumble: any words may follow), so their answers are compared as text.
+_COMPARED_AS_TEXT = {"game_of_life_halting", "letter_jumble"}
+_PRINTING = {"tower_of_hanoi"}
 
 
 class ReasoningGymSource:
@@ -63,7 +66,9 @@ class ReasoningGymSource:
         if not reply or not (reply == gold or is_safe_reply(dataset, reply)):
             return 0.0
         try:
-            return float(self._scorer.score_answer(reply, entry))
+            quiet = contextlib.redirect_stdout(io.StringIO()) if dataset in _PRINTING else contextlib.nullcontext()
+            with quiet:
+                return float(self._scorer.score_answer(reply, entry))
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, SyntaxError, RecursionError):
             # Several scorers parse the reply without care (prime_factorization: int(reply)): a reply that
             # can't be parsed is a wrong answer, not a broken scorer.

@@ -1,4 +1,4 @@
-"""Reading rows of a dataset: JSONL, CSV, Parquet, or ``hub:owner/name``. Every fault is one line that names the mend."""
+"""Reading rows of a dataset: JSONL, CSV, Parquet, or ``hub:owner/name``. A fault is one line that names the mend."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _read_csv(path: Path, field: str) -> list[Row]:
             # A row longer than the header keeps its rest under None; that is no column.
             return [{k: v for k, v in row.items() if k is not None} for row in reader]
         except csv.Error as error:
-            raise TaskError(f"{field}: {path} line {reader.line_num} is not CSV: {error}") from None
+            raise TaskError(f"{field}: {path} after line {reader.line_num} is not CSV: {error}") from None
 
 
 def _read_parquet(path: Path, field: str) -> list[Row]:

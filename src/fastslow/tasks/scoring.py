@@ -11,7 +11,7 @@ from typing import Any
 
 from fastslow.errors import TaskError
 from fastslow.tasks.base import Task
-from fastslow.tasks.feedback import quoted
+from fastslow.tasks.feedback import one_line, quoted
 from fastslow.types import Context, Problem, Score
 
 SOLVED = 0.999
@@ -83,7 +83,7 @@ class SafeTask:
                 raise
 
     def _failed(self, message: str) -> Score:
-        line = " ".join(quoted(message, 300)[1:-1].split())
+        line = one_line(message)
         known = line in self.errors or len(self.errors) < _MAX_DISTINCT_ERRORS
         self.errors[line if known else "other errors"] += 1
         return Score(0.0, line, error=line)
@@ -144,8 +144,8 @@ def validate_task(task: Task, sample: int = 16) -> None:
     for problem in known[::step][:sample]:
         score = task.score(problem, problem.answer)
         if score.reward < SOLVED:
-            why = " ".join(score.feedback.split())
+            why = one_line(score.feedback) or "no feedback"
             raise TaskError(
                 f"task {task.name}: problem {problem.id}: its gold answer {quoted(problem.answer)} "
-                f"scores {score.reward:g}, not 1 ({why[:300] or 'no feedback'}); mend the answer or the scorer"
+                f"scores {score.reward:g}, not 1 ({why}); mend the answer or the scorer"
             )
