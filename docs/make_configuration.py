@@ -80,8 +80,20 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def row(name: str, field: FieldInfo) -> str:
-    cells = [f"`{name}`", type_text(field), default_text(field), escape(field.description or "")]
+    cells = [f"`{name}`", type_text(field), default_text(field), escape(meaning(name, field))]
     return "| " + " | ".join(cells) + " |"
+
+
+def meaning(name: str, field: FieldInfo) -> str:
+    """The field's description; for a section without one, the first sentence of its own; empty where there is none."""
+    if field.description:
+        return field.description
+    options = models_of(field.annotation)
+    if len(options) == 1:
+        return reflow(options[0].__doc__ or "").split(". ")[0].rstrip(".")
+    if options:
+        return "one of several types, each with a section below"
+    return "names this type" if name == "type" else ""
 
 
 def type_text(field: FieldInfo) -> str:

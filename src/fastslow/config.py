@@ -23,10 +23,10 @@ class _Frozen(BaseModel):
 class LoraConfig(_Frozen):
     """Low-rank adapters through ``peft`` instead of full fine-tuning."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[str] | Literal["all-linear"] = "all-linear"
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32.0, gt=0, description="adapters are scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    targets: list[str] | Literal["all-linear"] = Field("all-linear", description="names of the modules that get one")
 
 
 class PromptConfig(_Frozen):
@@ -35,17 +35,20 @@ class PromptConfig(_Frozen):
     ``style: text`` writes ``Question: …`` / ``Answer:`` lines; ``chat`` uses the tokenizer's chat template.
     """
 
-    style: Literal["auto", "chat", "text"] = "auto"
-    instructions: Literal["auto", "system", "user"] = "auto"
-    examples: Literal["auto", "turns", "user"] = "auto"
-    question_prefix: str = "Question: "
-    answer_prefix: str = "Answer:"
+    style: Literal["auto", "chat", "text"] = Field("auto", description="auto: chat where the tokenizer has a template")
+    instructions: Literal["auto", "system", "user"] = Field("auto", description="chat: the message that holds them")
+    examples: Literal["auto", "turns", "user"] = Field("auto", description="chat: turns of their own, or in the user's")
+    question_prefix: str = Field("Question: ", description="text style: in front of a question")
+    answer_prefix: str = Field("Answer:", description="text style: in front of an answer")
+    template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="extra settings of the chat template, for example enable_thinking: false"
+    )
 
 
 class ModelConfig(_Frozen):
     """The policy. ``name`` is ``smollm2-135m`` (embedded), a local folder, a local ``.gguf`` or a hub id."""
 
-    name: str = EMBEDDED_MODEL
+    name: str = Field(EMBEDDED_MODEL, description="the embedded model, a local folder, a local .gguf or a hub id")
     revision: str | None = Field(None, description="hub revision (branch, tag or commit)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     sampling_dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -55,31 +58,31 @@ class ModelConfig(_Frozen):
         "auto", description="compute dtype of the training forward (master weights stay float32)"
     )
     threads: int | None = Field(None, ge=1, description="torch threads; default: all cores")
-    lora: LoraConfig | None = None
+    lora: LoraConfig | None = Field(None, description="low-rank adapters; null: all weights are trained")
     prompt: PromptConfig = PromptConfig()
 
 
 class ConventionConfig(_Frozen):
     """A hidden reporting convention that only the feedback reveals (see ``tasks/conventions.py``)."""
 
-    kind: str
-    seed: int = 0
+    kind: str = Field(description="which convention, by name")
+    seed: int = Field(0, description="seed of the convention's own choices")
 
 
 class SeedContextConfig(_Frozen):
     """The context every method starts from. Task-agnostic and empty by default."""
 
-    instructions: str = ""
-    examples: str = ""
+    instructions: str = Field("", description="what to do, in words")
+    examples: str = Field("", description="worked examples under '### Question' and '### Answer' headings")
 
 
 class _TaskBase(_Frozen):
-    name: str = ""
+    name: str = Field("", description="how the task is called in logs and reports")
     train_size: int = Field(512, ge=1, description="training problems")
     val_size: int = Field(64, ge=1, description="validation problems; never shown to contexts or gradients")
     seed: int = Field(0, description="seed of the data and of its split; apart from the run's seed")
     seed_context: SeedContextConfig = SeedContextConfig()
-    convention: ConventionConfig | None = None
+    convention: ConventionConfig | None = Field(None, description="a hidden reporting convention over the answers")
     score_timeout: float = Field(10.0, gt=0, description="seconds one scoring call may take")
 
     @model_validator(mode="before")
@@ -94,10 +97,12 @@ class ReasoningGymTask(_TaskBase):
     """Any Reasoning Gym dataset by name, with its own config."""
 
     type: Literal["reasoning_gym"] = "reasoning_gym"
-    name: str
+    name: str = Field(description="the dataset's name")
     level: Literal["small", "default"] = Field("small", description="small: sizes a 135M model can be taught")
     config: dict[str, Any] = Field(default_factory=dict, description="the dataset's own settings, over the level's")
-    reward: Literal["exact", "graded"] = Field("exact", description="exact: 1 if solved, else 0; graded: partial credit")
+    reward: Literal["exact", "graded"] = Field(
+        "exact", description="exact: 1 if solved, else 0; graded: partial credit"
+    )
 
 
 class FileTask(_TaskBase):
@@ -118,8 +123,10 @@ TaskConfig = Annotated[ReasoningGymTask | FileTask, Field(discriminator="type")]
 
 
 class SamplingConfig(_Frozen):
+    """How completions are drawn."""
+
     temperature: float = Field(1.0, ge=0, description="0 is greedy (evaluation only)")
-    max_new_tokens: int = Field(16, ge=1)
+    max_new_tokens: int = Field(16, ge=1, description="tokens a completion may take")
     stop: list[str] = Field(default_factory=list, description="strings that end a completion; cut from its text")
     batch_size: int = Field(64, ge=1, description="rows decoded at once")
 
@@ -135,10 +142,10 @@ class EndpointReflector(_Frozen):
     """Any OpenAI-compatible server. The key is read from the environment variable ``api_key_env``."""
 
     type: Literal["endpoint"] = "endpoint"
-    model: str
+    model: str = Field(description="the model's name at the server")
     base_url: str | None = Field(None, description="server address, with /v1; default: the client's own")
     api_key_env: str = Field("OPENAI_API_KEY", description="NAME of the environment variable that holds the key")
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, description="sampling temperature of the reflection")
     max_tokens: int = Field(4096, ge=1, description="tokens one reply may take")
     timeout: float = Field(120.0, gt=0, description="seconds one request may take")
     retries: int = Field(4, ge=0, description="retries after a timeout, 429 or 5xx")
@@ -150,27 +157,29 @@ class PolicyReflector(_Frozen):
     """The model reflects on itself."""
 
     type: Literal["policy"] = "policy"
-    max_new_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.7, ge=0)
+    max_new_tokens: int = Field(512, ge=1, description="tokens one reflection may take")
+    temperature: float = Field(0.7, ge=0, description="sampling temperature of the reflection")
 
 
 ReflectorConfig = Annotated[FeedbackReflector | EndpointReflector | PolicyReflector, Field(discriminator="type")]
 
 
 class FastConfig(_Frozen):
-    """The fast phase: a population of contexts, evolved by GEPA every ``every`` slow steps (PAPER: K, T)."""
+    """The fast phase: a population of contexts, evolved by GEPA every ``every`` slow steps (arXiv 2605.12484)."""
 
-    optimizer: Literal["gepa"] = "gepa"
+    optimizer: Literal["gepa"] = Field("gepa", description="who evolves the contexts")
     population: int = Field(4, ge=1, description="K contexts in use; divides group_size")
     every: int = Field(6, ge=1, description="T slow steps per cycle")
     budget: int | None = Field(None, ge=1, description="metric calls per cycle; default: passes x lookahead")
     passes: float = Field(5.0, gt=0, description="passes over the lookahead, if no budget is given")
     minibatch: int = Field(3, ge=1, description="problems a reflection reads")
     proposals: int = Field(2, ge=1, description="proposals evaluated together in one iteration")
-    merge: bool = True
+    merge: bool = Field(True, description="also propose crossings of two contexts that win on different problems")
     max_context_tokens: int = Field(512, ge=1, description="cap on a context's tokens")
-    components: list[Literal["instructions", "examples"]] = ["instructions", "examples"]
-    reflector: ReflectorConfig = FeedbackReflector()
+    components: list[Literal["instructions", "examples"]] = Field(
+        ["instructions", "examples"], description="parts of a context that may change"
+    )
+    reflector: ReflectorConfig = Field(FeedbackReflector(), description="who proposes new texts")
 
     @model_validator(mode="before")
     @classmethod
@@ -183,23 +192,27 @@ class FastConfig(_Frozen):
 class SlowConfig(_Frozen):
     """The slow phase: RL on the weights with group advantages across contexts."""
 
-    loss: LossName = "cispo"
+    loss: LossName = Field("cispo", description="the policy-gradient loss")
     cap: float = Field(4.0, gt=0, description="CISPO: cap τ of the importance weight")
     clip_low: float = Field(0.2, gt=0, lt=1, description="GRPO family: 1 - lower clip of the ratio")
     clip_high: float = Field(0.2, gt=0, description="GRPO family: upper clip of the ratio - 1 (DAPO: 0.28)")
     kl: float = Field(0.001, ge=0, description="coefficient of KL(π_θ ‖ π_base) in the loss; 0 skips the reference")
     group_size: int = Field(8, ge=2, description="G rollouts per problem")
-    problems_per_step: int = Field(8, ge=1)
-    lr: float = Field(1e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
+    problems_per_step: int = Field(8, ge=1, description="problems of one batch")
+    lr: float = Field(1e-5, gt=0, description="AdamW learning rate after warm-up")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW decay rates of its two averages")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
     warmup: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
-    max_grad_norm: float = Field(1.0, gt=0)
-    truncated: Literal["zero", "mask"] = Field("zero", description="completions cut at max_new_tokens: reward 0, or no loss")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
+    truncated: Literal["zero", "mask"] = Field(
+        "zero", description="completions cut at max_new_tokens: reward 0, or no loss"
+    )
     token_budget: int = Field(4096, ge=64, description="tokens one training forward may hold")
 
 
 class EvaluationConfig(_Frozen):
+    """When and on how much the run is measured."""
+
     every: int = Field(6, ge=0, description="slow steps between evaluations; 0: only first and last")
     n: int = Field(1, ge=1, description="samples per validation problem")
     problems: int | None = Field(None, ge=1, description="validation problems used; default: all")
@@ -208,9 +221,9 @@ class EvaluationConfig(_Frozen):
 class RunConfig(_Frozen):
     """A whole run. See ``configs/demo.yaml`` for one with every common key."""
 
-    name: str = "run"
-    method: Method = "fst"
-    seed: int = 0
+    name: str = Field("run", description="the run's folder, if no other is given")
+    method: Method = Field("fst", description="fst: both channels; rl: weights alone; gepa: contexts alone")
+    seed: int = Field(0, description="root of every random stream of the run but the data's")
     steps: int = Field(24, ge=1, description="slow steps (for method gepa: cycles x T)")
     max_rollouts: int | None = Field(None, ge=1, description="stop once fast + slow rollouts reach this")
     model: ModelConfig = ModelConfig()
@@ -220,7 +233,7 @@ class RunConfig(_Frozen):
     slow: SlowConfig = SlowConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint_every: int = Field(6, ge=0, description="slow steps between checkpoints; 0: only the last")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay on disk")
 
     @model_validator(mode="before")
     @classmethod
@@ -236,8 +249,8 @@ class RunConfig(_Frozen):
     def _consistent(self) -> RunConfig:
         if self.method == "fst" and self.slow.group_size % self.fast.population:
             raise ValueError(
-                f"fast.population (K = {self.fast.population}) must divide slow.group_size (G = {self.slow.group_size}); "
-                f"try K = {_largest_divisor(self.slow.group_size, self.fast.population)}"
+                f"fast.population (K = {self.fast.population}) must divide slow.group_size "
+                f"(G = {self.slow.group_size}); try K = {_largest_divisor(self.slow.group_size, self.fast.population)}"
             )
         if self.sampling.temperature == 0 and self.method != "gepa":
             raise ValueError("sampling.temperature must be above 0 to train: greedy rollouts of a group are all alike")

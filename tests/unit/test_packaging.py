@@ -190,3 +190,11 @@ def test_the_configuration_reference_is_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs" / "make_configuration.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_config_field_says_what_it_means() -> None:
+    rows = [
+        r for r in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").splitlines() if r.startswith("| `")
+    ]
+    assert len(rows) > 50
+    assert not [row for row in rows if row.endswith("|  |")]
