@@ -168,15 +168,16 @@ def test_lineage_has_no_cycles_and_every_fate_is_told() -> None:
 
 
 def test_a_text_that_an_earlier_cycle_knew_keeps_its_lineage() -> None:
-    child = Context({"instructions": "amber", "examples": ""}, (context().id,), 1, "say amber")
-    # The old population holds a descendant of the dropped "amber", which is proposed again from it.
-    descendant = Context({"instructions": "", "examples": ""}, (child.id,), 1, "drop amber")
+    every = " ".join(WORDS)
+    child = Context({"instructions": every, "examples": ""}, (context().id,), 1, "say all")
+    # The old population holds a descendant of the dropped child, which is proposed again from it.
+    descendant = Context({"instructions": "nothing", "examples": ""}, (child.id,), 1, "say nothing")
 
     class Again:
         name = "again"
 
         def propose(self, *_):
-            return Proposal({"instructions": "amber"}, "again")
+            return Proposal({"instructions": every}, "again")
 
     old = Population((descendant,), archive={child.id: child})
     events: list[dict] = []
