@@ -13,7 +13,6 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "basic_arithmetic": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "allow_parentheses": False},
     "binary_alternation": {"min_n": 3, "max_n": 6},
     "caesar_cipher": {"min_words": 1, "max_words": 2, "min_rotation": 1, "max_rotation": 3},
-    "calendar_arithmetic": {"tasks": ["is_leap_year"]},
     "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "count_bits": {"min_n": 1, "max_n": 255},
     "decimal_chain_sum": {
@@ -29,7 +28,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "isomorphic_strings": {"min_string_length": 2, "max_string_length": 4},
     "lcm": {"min_value": 1, "max_value": 12},
     "leg_counting": {"min_animals": 1, "max_animals": 2, "min_instances": 1, "max_instances": 4},
-    "letter_counting": {"min_words": 1, "max_words": 3},
+    "letter_counting": {"min_words": 3, "max_words": 6},
     "letter_jumble": {"min_words": 1, "max_words": 1, "min_word_len": 3, "max_word_len": 5},
     "number_filtering": {"min_numbers": 3, "max_numbers": 4, "min_decimals": 0, "max_decimals": 0},
     "number_format": {"min_num_candidates": 2, "max_num_candidates": 2, "min_n": 10, "max_n": 1000},
