@@ -23,7 +23,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"config {path}: no such file; `fastslow train configs/demo.yaml` is a working example") from None
+        raise ConfigError(
+            f"config {path}: no such file; `fastslow train configs/demo.yaml` is a working example"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:

@@ -65,7 +65,9 @@ def parse_examples(text: str) -> list[WorkedExample]:
 
 
 def _example(question: list[str], answer: list[str]) -> WorkedExample:
-    return WorkedExample(_outdent("\n".join(question).strip("\n")).strip(), _outdent("\n".join(answer).strip("\n")).strip())
+    return WorkedExample(
+        _outdent("\n".join(question).strip("\n")).strip(), _outdent("\n".join(answer).strip("\n")).strip()
+    )
 
 
 def _indent_headings(text: str) -> str:

@@ -75,5 +75,5 @@ class FastOptimizer(Protocol):
         weights_step: int,
         seed: int,
     ) -> tuple[Population, FastReport]:
-        """Spend at most ``budget`` metric calls (rollouts) on ``problems``, the lookahead; see PAPER, the fast phase."""
+        """Spend at most ``budget`` metric calls (rollouts) on ``problems``, the lookahead."""
         ...

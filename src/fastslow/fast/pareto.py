@@ -27,7 +27,9 @@ def select_population(scores: Scores, k: int) -> list[str]:
     1. on the frontier (not dominated) and not :data:`FAR_BELOW` the best mean;
     2. on the frontier, but far below;
     3. dominated: another context is at least as good on every problem both were scored on, and better on one;
-    4. mean 0 or less while some mean is above 0: only if fewer than ``k`` others exist.
+
+    A context of mean 0 or less is not picked at all while some mean is above 0: its share of every group would be
+    spent on rollouts without a reward, and the slow phase repeats the best contexts where fewer than ``k`` are picked.
 
     A context may lack some problems (those whose answer it shows); only what it was scored on is compared.
     """
@@ -66,11 +68,11 @@ def _wins(scores: Scores) -> dict[str, set[str]]:
 
 def _tiers(scores: Scores, means: Mapping[str, float]) -> list[list[str]]:
     best = max(means.values(), default=0.0)
-    tiers: list[list[str]] = [[], [], [], []]
+    tiers: list[list[str]] = [[], [], []]
     for context_id, mean in means.items():
         if mean <= 0 < best:
-            tier = 3
-        elif any(_dominates(scores[other], scores[context_id]) for other in scores if other != context_id):
+            continue
+        if any(_dominates(scores[other], scores[context_id]) for other in scores if other != context_id):
             tier = 2
         else:
             tier = 0 if best <= 0 or mean >= FAR_BELOW * best else 1

@@ -24,7 +24,8 @@ class Population:
     def __post_init__(self) -> None:
         if not self.contexts:
             raise ValueError("a population needs at least one context")
-        object.__setattr__(self, "archive", {**self.archive, **{c.id: self.archive.get(c.id, c) for c in self.contexts}})
+        present = {c.id: self.archive.get(c.id, c) for c in self.contexts}
+        object.__setattr__(self, "archive", {**self.archive, **present})
 
     @property
     def best(self) -> Context:

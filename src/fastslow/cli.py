@@ -1,0 +1,192 @@
+"""The ``fastslow`` command: parse, load the config, call, print. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastslow.errors import FastslowError
+
+app = typer.Typer(
+    name="fastslow",
+    help="Fast-Slow Training: RL moves the weights, reflective evolution moves a population of contexts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key, e.g. slow.lr=2e-5.")
+]
+
+
+@app.command(epilog="Example: fastslow demo --seeds 3 --report docs/results/demo.md")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and demo.png.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 … N-1 of every arm.")] = 1,
+    arms: Annotated[str, typer.Option(help="Which of fst, rl, gepa; comma-separated.")] = "fst,rl,gepa",
+    config: Annotated[Path | None, typer.Option(help="Another config than configs/demo.yaml.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the results as Markdown here, with figures beside it.")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """The main job on the embedded model: FST beside RL and GEPA, a table and a plot."""
+    from fastslow.report.demo import present
+
+    from fastslow.config import config_dir
+    from fastslow.demo import run_demo
+
+    runs = run_demo(config or config_dir() / "demo.yaml", out, range(seeds), _arms(arms), overrides or [])
+    present(runs, out, console, report)
+
+
+@app.command(epilog="Example: fastslow train configs/demo.yaml --set method=rl --set task.name=gcd --out runs/gcd-rl")
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML config; configs/demo.yaml is a good start.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME of the config.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Train from a config; --resume goes on after any stop, to the same bits on CPU."""
+    from fastslow.config_io import load_config
+
+    settings = load_config(config, overrides or [])
+    folder = out or Path("runs") / settings.name
+    from fastslow.report.plots import plot_run
+
+    from fastslow.engines.local import train as run
+    from fastslow.progress import make_progress
+
+    with make_progress(settings) as progress:
+        run(settings, folder, resume=resume, progress=progress)
+    plot_run(folder, folder / "plots" / "run.png")
+    _print_runs([folder])
+    console.print(f"Run folder: {escape(str(folder))}")
+
+
+@app.command("eval", epilog="Example: fastslow eval runs/demo/fst-seed0 --context evolved -n 4")
+def evaluate(
+    source: Annotated[str, typer.Argument(help="A run folder, or a model (embedded name, folder, .gguf or hub id).")],
+    task: Annotated[str | None, typer.Option(help="A Reasoning Gym dataset; default: the run's own task.")] = None,
+    context: Annotated[str, typer.Option(help="seed, evolved, none, or a file with a context's JSON.")] = "evolved",
+    n: Annotated[int, typer.Option("-n", min=1, help="Samples per problem.")] = 4,
+    problems: Annotated[int | None, typer.Option(min=1, help="Validation problems; default: all.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Accuracy (mean@n, 95% interval) of a run's newest weights, or of a model, on a task's validation problems."""
+    from fastslow.evaluation.command import evaluate_source
+
+    result = evaluate_source(source, task, context, n, problems, overrides or [])
+    table = Table("task", "context", "problems", "n", f"accuracy (mean@{n})", "95% interval", "most common reply")
+    low, high = result.accuracy.ci95
+    table.add_row(
+        escape(result.task), escape(result.context), str(len(result.accuracy.per_problem)), str(n),
+        f"{result.accuracy.mean:.3f}", f"[{low:.3f}, {high:.3f}]".replace("[", "\\["),
+        f"{result.accuracy.majority_answer_share:.2f}",
+    )  # fmt: skip
+    console.print(table)
+
+
+@app.command(epilog="Example: fastslow compare runs/demo/* --out runs/demo")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders: several methods and seeds.")],
+    out: Annotated[Path, typer.Option(help="Where compare.png goes.")] = Path("."),
+    title: Annotated[str, typer.Option(help="Title of the plot.")] = "Validation accuracy at equal rollouts",
+) -> None:
+    """Table and plot of several runs, grouped by method, with 95% intervals over seeds."""
+    from fastslow.report.plots import plot_compare
+
+    folders = [r for r in runs if (r / "config.yaml").is_file()]
+    if not folders:
+        raise FastslowError(f"no run among {', '.join(map(str, runs))}; give folders that hold a config.yaml")
+    _print_runs(folders)
+    out.mkdir(parents=True, exist_ok=True)
+    plot_compare(folders, out / "compare.png", title)
+    console.print(f"Plot: {escape(str(out / 'compare.png'))}")
+
+
+@app.command(epilog="Example: fastslow plan configs/demo.yaml --set steps=48")
+def plan(
+    config: Annotated[Path, typer.Argument(help="A YAML config.")],
+    overrides: SetOption = None,
+) -> None:
+    """Rollouts, reflections, memory and time that a run will take, before it starts."""
+    from fastslow.report.plan import plan_table
+
+    from fastslow.config_io import load_config
+    from fastslow.planning import make_plan
+
+    settings = load_config(config, overrides or [])
+    console.print(plan_table(settings, make_plan(settings)))
+
+
+@app.command(epilog="Example: fastslow tasks chain")
+def tasks(
+    search: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+) -> None:
+    """Every task by name, with one example question and answer."""
+    from fastslow.tasks.registry import list_tasks
+
+    table = Table("task", "small preset", "example question", "answer")
+    for info in list_tasks(search):
+        table.add_row(
+            escape(info.name), "yes" if info.small else "", escape(_short(info.question)), escape(_short(info.answer))
+        )
+    console.print(table)
+    console.print(
+        "Your own: task: {path: my.jsonl, scorer: my_scorer:score}; see examples/own_task.yaml.", markup=False
+    )
+
+
+@app.command(epilog="Example: fastslow models")
+def models() -> None:
+    """What `model.name` may be, with one example each."""
+    from fastslow.config import EMBEDDED_MODEL
+
+    table = Table("kind", "example", "notes")
+    table.add_row(
+        "embedded", EMBEDDED_MODEL, "SmolLM2-135M-Instruct from the package index; works offline after the first use"
+    )
+    table.add_row("local folder", "./my-model", "as written by save_pretrained; safetensors only")
+    table.add_row("local GGUF", "./my-model.Q4_1.gguf", "dequantized once, cached as safetensors")
+    table.add_row("hub id", "Qwen/Qwen3-8B", "downloaded by transformers; safetensors only")
+    console.print(table)
+
+
+def _arms(text: str) -> list[str]:
+    from fastslow.demo import ARMS
+
+    arms = [a.strip() for a in text.split(",") if a.strip()]
+    unknown = [a for a in arms if a not in ARMS]
+    if unknown or not arms:
+        raise FastslowError(f"--arms: {text!r} is not known; choose from {', '.join(ARMS)}")
+    return arms
+
+
+def _print_runs(folders: list[Path]) -> None:
+    from fastslow.report.tables import compare_table
+
+    console.print(compare_table(folders))
+
+
+def _short(text: str | None, length: int = 100) -> str:
+    text = " ".join((text or "").split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except FastslowError as error:
+        print(f"fastslow: {error}", file=sys.stderr)
+        sys.exit(2)

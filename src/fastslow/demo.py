@@ -1,0 +1,54 @@
+"""The main job: FST beside RL and GEPA alone, at equal total rollouts, on the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastslow.config import RunConfig
+from fastslow.config_io import load_config
+from fastslow.engines.local import train
+from fastslow.progress import make_progress
+from fastslow.runs.directory import RunDirectory
+from fastslow.runs.summary import RunSummary, read_summary
+
+ARMS = ("fst", "rl", "gepa")
+_FAR = 1_000_000  # steps: the rollout budget ends the arms that are matched to FST
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRun:
+    arm: str
+    seed: int
+    path: Path
+    summary: RunSummary
+
+
+def run_demo(
+    config_path: Path, out: Path, seeds: Sequence[int], arms: Sequence[str] = ARMS, overrides: Sequence[str] = ()
+) -> list[ArmRun]:
+    """Train every arm for every seed; RL and GEPA get exactly the fast + slow rollouts that FST spent.
+
+    A run that is complete in ``out`` is read, not repeated; one that was interrupted goes on where it stopped.
+    """
+    runs: list[ArmRun] = []
+    for seed in seeds:
+        fst = _run(load_config(config_path, [*overrides, "method=fst", f"seed={seed}"]), out, seed, "fst")
+        if "fst" in arms:
+            runs.append(fst)
+        budget = fst.summary.rollouts.training
+        for arm in [a for a in arms if a != "fst"]:
+            matched = [*overrides, f"method={arm}", f"seed={seed}", f"max_rollouts={budget}", f"steps={_FAR}"]
+            runs.append(_run(load_config(config_path, matched), out, seed, arm))
+    return runs
+
+
+def _run(config: RunConfig, out: Path, seed: int, arm: str) -> ArmRun:
+    path = out / f"{arm}-seed{seed}"
+    run = RunDirectory(path)
+    if run.summary_path.exists():
+        return ArmRun(arm, seed, path, read_summary(run.summary_path))
+    with make_progress(config, label=f"{arm} seed {seed}") as progress:
+        summary = train(config, path, resume=run.config_path.exists(), progress=progress)
+    return ArmRun(arm, seed, path, summary)

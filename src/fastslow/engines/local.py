@@ -1,0 +1,93 @@
+"""The local engine: one process, one machine. Builds the parts of a run from its config and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fastslow.config import PolicyReflector, RunConfig, SamplingConfig
+from fastslow.errors import RunError
+from fastslow.evaluation.drift import measure_drift
+from fastslow.fast.gepa_bridge import GepaOptimizer
+from fastslow.fast.reflect import build_reflector
+from fastslow.fst import FastSlowTraining
+from fastslow.policy.loading import load_policy
+from fastslow.policy.model import Policy
+from fastslow.policy.sampler import build_sampler
+from fastslow.runs.directory import RunDirectory
+from fastslow.runs.metrics import read_metrics
+from fastslow.runs.recorder import Interrupted, Progress, Recorder
+from fastslow.runs.summary import RunSummary, build_summary
+from fastslow.slow.learner import LocalLearner
+from fastslow.tasks.registry import build_task
+from fastslow.types import Context, Problem, Request
+
+
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: Progress | None = None) -> RunSummary:
+    """Run ``config`` in the folder ``out`` and return its summary.
+
+    Everything a user can mend (task, scorer, model, endpoint, folder) is checked before any compute is spent. After
+    an interruption the last step boundary is saved and :class:`RunError` says how to go on.
+    """
+    with RunDirectory.create(out, config, resume=resume) as run:
+        task = build_task(config.task)
+        policy = load_policy(config.model)
+        reflector = None
+        if config.method != "rl":
+            reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
+            if hasattr(reflector, "check"):
+                reflector.check()
+        sampler = build_sampler(policy, config.sampling)
+        learner = LocalLearner(policy, config.slow, config.sampling.max_new_tokens, config.sampling.temperature)
+        recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress)
+        try:
+            state = recorder.resume(learner, reflector) if resume else None
+            optimizer = None
+            if reflector is not None:
+                optimizer = GepaOptimizer(
+                    config.fast, reflector, sampler.context_tokens, on_event=recorder.context_event
+                )
+            loop = FastSlowTraining(config, task, sampler, learner, optimizer, recorder, state)
+            with recorder.signals():
+                try:
+                    loop.run()
+                except Interrupted:
+                    recorder.save_last_boundary(loop)
+                    raise RunError(f"stopped at step {recorder.saved_step}; go on with --resume --out {out}") from None
+            drift = _drift(config, policy, loop)
+            summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
+            run.write_summary(summary.model_dump(mode="json"))
+            return summary
+        finally:
+            recorder.close()
+
+
+def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[str, float]:
+    """KL to the base weights on validation prompts, without and with the evolved context; nats per token."""
+    if policy.weights_step == 0:
+        return {"seed_context": 0.0, "evolved_context": 0.0}
+    if config.model.lora is None:
+        policy.attach_base(load_policy(config.model).causal_lm)
+    problems = loop.task.val[: config.evaluation.problems]
+    contexts = {"seed_context": loop.task.seed_context, "evolved_context": loop.state.population.best}
+    return {
+        name: measure_drift(policy, loop.held_out_rollouts(context, problems)) for name, context in contexts.items()
+    }
+
+
+def _self_reflection(policy: Policy, config: RunConfig) -> Callable[[str, int], tuple[str, str]] | None:
+    """``generate`` of the ``policy`` reflector: the current weights answer a reflection prompt."""
+    settings = config.fast.reflector
+    if not isinstance(settings, PolicyReflector):
+        return None
+    sampler = build_sampler(
+        policy, SamplingConfig(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+    )
+    nothing = Context({"instructions": "", "examples": ""}, reason="reflection")
+
+    def generate(prompt: str, seed: int) -> tuple[str, str]:
+        request = Request(nothing, Problem(id="reflection", text=prompt), 1, seed)
+        (completion,) = sampler.sample([request])[0]
+        return completion.text, completion.finish_reason
+
+    return generate

@@ -1,0 +1,233 @@
+"""Fast-Slow Training (arXiv 2605.12484): two channels learn the same task at two speeds.
+
+    every T slow steps: fast phase   GEPA evolves the population Φ on the problems of the next T batches
+    each slow step:                  G rollouts per problem, G/K under each of K contexts; one advantage per problem,
+                                     across contexts; CISPO moves θ
+    every few steps:                 evaluate on validation problems, which reach no context, reflector or gradient
+
+``method: rl`` is the same loop with the seed context alone and no fast phase; ``gepa`` has no slow phase.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastslow.config import RunConfig
+from fastslow.evaluation.accuracy import Accuracy, measure_accuracy
+from fastslow.fast.base import FastOptimizer, FastReport
+from fastslow.fast.population import Population
+from fastslow.policy.base import Sampler
+from fastslow.runs.recorder import Recorder
+from fastslow.runs.state import RunState
+from fastslow.seeds import derive_seed
+from fastslow.slow.base import SlowLearner
+from fastslow.tasks.base import Task
+from fastslow.types import Completion, Context, Group, Phase, Problem, Request, Rollout, group_rollouts
+
+CUT_OFF = "The reply was cut off before it ended; answer in fewer words."
+
+
+class FastSlowTraining:
+    """The loop over exchangeable parts. All that a checkpoint must hold is ``state``, the learner's and the RNGs'."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Task,
+        sampler: Sampler,
+        learner: SlowLearner,
+        optimizer: FastOptimizer | None,
+        recorder: Recorder,
+        state: RunState | None = None,
+    ) -> None:
+        self.config, self.task = config, task
+        self.sampler, self.learner, self.optimizer = sampler, learner, optimizer
+        self.recorder = recorder
+        self.state = state or RunState(population=Population((task.seed_context,)))
+        self._measured: dict[tuple[str, int], Accuracy] = {}
+
+    def run(self) -> RunState:
+        """Train to the end of the config (or of its rollout budget), from wherever ``state`` stands."""
+        while True:
+            if self.evaluation_due():
+                self.evaluate()
+            self.recorder.boundary(self, save=self.done())
+            if self.done():
+                return self.state
+            if self.optimizer is not None and self.state.step % self.config.fast.every == 0:
+                self.fast_phase()
+            if self.config.method == "gepa":
+                self.state.step += self.config.fast.every
+            else:
+                self.slow_step()
+            self.recorder.note(self)
+
+    def done(self) -> bool:
+        """The steps are done, or the rollout budget has no room for one more phase."""
+        if self.state.step >= self.config.steps:
+            return True
+        if self.config.max_rollouts is None:
+            return False
+        next_spend = 1 if self.config.method == "gepa" else self.config.slow.group_size * self._batch_size
+        return self.config.max_rollouts - self.state.training_rollouts < next_spend
+
+    def evaluation_due(self) -> bool:
+        """At the start, every ``evaluation.every`` steps and at the end, once each."""
+        state, every = self.state, self.config.evaluation.every
+        if state.evaluations and state.evaluations[-1]["step"] == state.step:
+            return False
+        return state.step == 0 or self.done() or bool(every and state.step % every == 0)
+
+    def fast_phase(self) -> None:
+        """Evolve Φ on the lookahead, the problems of the next T batches, under the current weights."""
+        assert self.optimizer is not None
+        state, started = self.state, time.perf_counter()
+        cycle = state.step // self.config.fast.every
+        ahead = [p for t in range(self.config.fast.every) for p in self.batch(state.step + t)]
+        lookahead = list({p.id: p for p in ahead}.values())
+        calls = 0
+
+        def evaluate(pairs: Sequence[tuple[Context, Problem]]) -> list[Rollout]:
+            nonlocal calls
+            requests = [
+                Request(context, problem, 1, self.seed("fast", cycle, calls + i))
+                for i, (context, problem) in enumerate(pairs)
+            ]
+            calls += len(requests)
+            return self.rollouts("fast", requests)
+
+        budget = self.config.fast_budget
+        if self.config.max_rollouts is not None:
+            budget = min(budget, self.config.max_rollouts - state.training_rollouts)
+        if budget < 1:
+            return
+        state.population, report = self.optimizer.evolve(
+            state.population,
+            lookahead,
+            evaluate,
+            budget,
+            cycle=cycle,
+            weights_step=self.sampler.weights_step,
+            seed=self.config.seed,
+        )
+        self._record_fast(cycle, report, time.perf_counter() - started)
+
+    def slow_step(self) -> None:
+        """One batch of problems, G rollouts each across the population, one optimizer step."""
+        state, started = self.state, time.perf_counter()
+        contexts = state.population.in_use(self.config.contexts_in_use)
+        share = self.config.slow.group_size // len(contexts)
+        requests = [
+            Request(context, problem, share, self.seed("slow", state.step, problem.id, k))
+            for problem in self.batch(state.step)
+            for k, context in enumerate(contexts)
+        ]
+        rollouts = self.rollouts("slow", requests)
+        groups = group_rollouts(rollouts, self.config.slow.group_size)
+        sampled = time.perf_counter()
+        self.recorder.begin_update()
+        metrics = self.learner.update(groups)
+        state.step += 1
+        self._record_slow(groups, metrics, sampled - started, time.perf_counter() - started)
+
+    def evaluate(self) -> None:
+        """Validation accuracy under the seed context and under the best evolved one, chosen on training problems."""
+        state, started = self.state, time.perf_counter()
+        problems = self.task.val[: self.config.evaluation.problems]
+        seed_context = self.measure(self.task.seed_context, problems)
+        evolved = self.measure(state.population.best, problems)
+        state.seconds["evaluation"] += time.perf_counter() - started
+        state.evaluations.append(
+            {
+                "step": state.step,
+                "problems": state.problems,
+                "rollouts": dict(state.rollouts),
+                "accuracy": {"seed_context": seed_context.mean, "evolved_context": evolved.mean},
+                "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
+                "majority_answer_share": evolved.majority_answer_share,
+            }
+        )
+        self.recorder.evaluation(self, seed_context, evolved)
+
+    def measure(self, context: Context, problems: Sequence[Problem]) -> Accuracy:
+        """mean@n accuracy of a context. The same weights and context give the same numbers, so they are kept."""
+        key = (context.id, self.sampler.weights_step)
+        if key not in self._measured:
+            n = self.config.evaluation.n
+            requests = [Request(context, p, n, self.seed("evaluation", p.id)) for p in problems]
+            self._measured = {k: v for k, v in self._measured.items() if k[1] == key[1]}
+            self._measured[key] = measure_accuracy(self.rollouts("evaluation", requests), seed=self.config.seed)
+        return self._measured[key]
+
+    def held_out_rollouts(self, context: Context, problems: Sequence[Problem]) -> list[Rollout]:
+        """One scored rollout per validation problem, outside of the run's counts: for measurements after the run."""
+        requests = [Request(context, p, 1, self.seed("held-out", p.id)) for p in problems]
+        completions = self.sampler.sample(requests)
+        return [self._score("evaluation", r, 0, c) for r, (c,) in zip(requests, completions, strict=True)]
+
+    def rollouts(self, phase: Phase, requests: Sequence[Request]) -> list[Rollout]:
+        """Sample and score; every rollout is stamped, counted and recorded."""
+        completions = self.sampler.sample(requests)
+        rollouts = [
+            self._score(phase, request, i, completion)
+            for request, samples in zip(requests, completions, strict=True)
+            for i, completion in enumerate(samples)
+        ]
+        self.state.count(phase, rollouts)
+        self.recorder.rollouts(phase, self.state, rollouts)
+        return rollouts
+
+    def _score(self, phase: Phase, request: Request, sample: int, completion: Completion) -> Rollout:
+        score = self.task.score(request.problem, completion.text)
+        if completion.finish_reason == "length" and self.config.slow.truncated == "zero":
+            score = replace(score, reward=min(score.reward, 0.0), feedback=f"{score.feedback}\n{CUT_OFF}".strip())
+        return Rollout(
+            problem_id=request.problem.id,
+            context_id=request.context.id,
+            weights_step=self.sampler.weights_step,
+            phase=phase,
+            seed=derive_seed(request.seed, sample),
+            prompt_ids=completion.prompt_ids,
+            shared=completion.shared,
+            completion_ids=completion.completion_ids,
+            logprobs=completion.logprobs,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            reward=score.reward,
+            feedback=score.feedback,
+            error=score.error,
+        )
+
+    def batch(self, step: int) -> list[Problem]:
+        """The problems of slow step ``step``: a pure function of it, so the data position needs no saving."""
+        size = self._batch_size
+        per_epoch = len(self.task.train) // size
+        epoch, index = divmod(step, per_epoch)
+        order = list(range(len(self.task.train)))
+        random.Random(self.seed("data", epoch)).shuffle(order)
+        return [self.task.train[i] for i in order[index * size : (index + 1) * size]]
+
+    @property
+    def _batch_size(self) -> int:
+        return min(self.config.slow.problems_per_step, len(self.task.train))
+
+    def seed(self, *path: str | int) -> int:
+        return derive_seed(self.config.seed, *path)
+
+    def _record_fast(self, cycle: int, report: FastReport, seconds: float) -> None:
+        self.state.seconds["fast"] += seconds
+        self.recorder.fast(self.state, cycle, report, seconds)
+
+    def _record_slow(self, groups: Sequence[Group], metrics: dict[str, float], sampling: float, seconds: float) -> None:
+        state = self.state
+        state.problems += len(groups)
+        state.seconds["slow"] += seconds
+        state.flat_groups += int(metrics["flat_groups"])
+        state.rescued_groups += int(metrics["rescued_groups"])
+        rewards = [r for g in groups for r in g.rewards]
+        values: dict[str, Any] = {"reward": sum(rewards) / len(rewards), **metrics}
+        self.recorder.slow(state, values, sampling, seconds)

@@ -1,0 +1,57 @@
+"""Which device, how many threads, and which dtype is faster here. Measured once, because it differs by machine:
+bfloat16 wins with AVX-512/AMX or on a GPU and loses about sevenfold on a CPU that has only AVX2."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+
+import torch
+
+from fastslow.errors import ModelError
+
+_PROBE_SHAPE = (64, 576, 1536)  # rows, in, out: a decoding step of a small model
+_WORTH_IT = 1.2  # bfloat16 costs accuracy, so it has to be clearly faster
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"model.device: {name!r} can't be used here; use auto or cpu ({str(error).splitlines()[0]})"
+        ) from None
+    return device
+
+
+def set_threads(threads: int | None) -> None:
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where a matrix product of a decoding step is clearly faster in it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _bfloat16_speedup() > _WORTH_IT else torch.float32
+
+
+@cache
+def _bfloat16_speedup() -> float:
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, width, out = _PROBE_SHAPE
+        x, w = torch.ones(rows, width, dtype=dtype), torch.ones(out, width, dtype=dtype)
+        torch.nn.functional.linear(x, w)
+        runs = []
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            runs.append(time.perf_counter() - start)
+        seconds[dtype] = min(runs)
+    return seconds[torch.float32] / seconds[torch.bfloat16]

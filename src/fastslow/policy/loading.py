@@ -1,0 +1,117 @@
+"""Loading the policy: the embedded model, a local folder, a local ``.gguf``, or a hub id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastslow.config import EMBEDDED_MODEL, LoraConfig, ModelConfig
+from fastslow.errors import ModelError
+from fastslow.policy import compute
+from fastslow.policy.model import Policy
+from fastslow.policy.probe import can_share_prefixes
+from fastslow.policy.prompts import PromptRenderer
+from fastslow.policy.tree_attention import ATTENTION_NAME
+
+
+def load_policy(config: ModelConfig) -> Policy:
+    """A :class:`Policy` in float32 on the device asked for; raises :class:`ModelError` with one line."""
+    device = compute.pick_device(config.device)
+    compute.set_threads(config.threads)
+    folder = resolve_model(config.name)
+    tokenizer = load_tokenizer(folder, config.revision)
+    model = _load_causal_lm(folder, config.revision).to(device)
+    ignores_system = config.name == EMBEDDED_MODEL
+    renderer = PromptRenderer(tokenizer, config.prompt, prefers_user_turn=ignores_system)
+    model.set_attn_implementation(ATTENTION_NAME)
+    shares = can_share_prefixes(model)
+    if not shares:
+        model.set_attn_implementation("sdpa")
+    if config.lora is not None:
+        model = _with_lora(model, config.lora)
+    return Policy(
+        model.eval(),
+        tokenizer,
+        renderer,
+        name=config.name,
+        device=device,
+        sampling_dtype=compute.pick_dtype(config.sampling_dtype, device),
+        train_dtype=compute.pick_dtype(config.train_dtype, device),
+        shares_prefixes=shares,
+    )
+
+
+def resolve_model(name: str) -> str:
+    """A folder that transformers can read, or a hub id."""
+    if name == EMBEDDED_MODEL:
+        from fastslow.policy.embedded import embedded_model_dir
+
+        return str(embedded_model_dir())
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        from fastslow.policy.embedded import convert_gguf
+
+        if not path.is_file():
+            raise ModelError(f"model.name: {name}: no such .gguf file")
+        return str(convert_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"model.name: {name}: the folder has no config.json; give a folder made by save_pretrained"
+            )
+        return str(path)
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_local:
+        raise ModelError(f"model.name: {name}: no such folder or file")
+    return name
+
+
+def load_tokenizer(name: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("tokenizer", name, error)) from None
+
+
+def _load_causal_lm(name: str, revision: str | None) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,  # pickled weights can run code
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("model", name, error)) from None
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"model.name: no {what} can be loaded from {name!r}; use {EMBEDDED_MODEL!r}, a local folder, a .gguf file or a "
+        f"hub id that this machine can reach ({reason})"
+    )
+
+
+def _with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    settings = PeftLora(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=config.targets,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        raise ModelError(f"model.lora.targets: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,99 @@
+"""What every sampler shares: rows with their own random streams, drawing by inverse CDF, and where a reply ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastslow.config import SamplingConfig
+from fastslow.policy.model import Policy
+from fastslow.seeds import derive_seed
+from fastslow.types import Completion, Context, FinishReason, Request
+
+
+@dataclass(slots=True)
+class SampleRow:
+    """One sample under way: its place (request, sample), its prompt, its stream and what it said so far."""
+
+    request: int
+    sample: int
+    prompt_ids: tuple[int, ...]
+    shared: int
+    uniforms: np.ndarray
+    completion_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        return self.prompt_ids[: self.shared]
+
+
+class RowSampler:
+    """Base of the samplers (see :class:`fastslow.policy.base.Sampler`)."""
+
+    def __init__(self, policy: Policy, config: SamplingConfig) -> None:
+        self.policy = policy
+        self.config = config
+        self._ends = set(policy.end_ids)
+
+    @property
+    def weights_step(self) -> int:
+        return self.policy.weights_step
+
+    def context_tokens(self, context: Context) -> int:
+        return self.policy.renderer.context_tokens(context)
+
+    def rows(self, requests: Sequence[Request]) -> list[SampleRow]:
+        rows = []
+        for i, request in enumerate(requests):
+            prompt_ids, shared = self.policy.renderer.render(request.context, request.problem)
+            self.policy.check_length(len(prompt_ids), self.config.max_new_tokens, request)
+            for sample in range(request.n):
+                stream = np.random.Generator(np.random.Philox(key=derive_seed(request.seed, sample)))
+                uniforms = stream.random(self.config.max_new_tokens)
+                rows.append(SampleRow(i, sample, prompt_ids, shared, uniforms))
+        return rows
+
+    def draw(self, rows: Sequence[SampleRow], logits_RV: Tensor) -> tuple[list[int], list[float]]:
+        """The next token of each row and its log-probability; row r uses the next number of its own stream."""
+        if self.config.temperature == 0:
+            tokens_R = logits_RV.argmax(-1)
+            logprobs_RV = torch.log_softmax(logits_RV, dim=-1)
+        else:
+            logprobs_RV = torch.log_softmax(logits_RV / self.config.temperature, dim=-1)
+            last = self.config.max_new_tokens - 1  # an ended row of a fixed batch draws on, unheard
+            uniform = np.array([r.uniforms[min(len(r.completion_ids), last)] for r in rows])
+            cdf_RV = logprobs_RV.exp().cumsum(-1, dtype=torch.float64)
+            point_R1 = torch.from_numpy(uniform).to(cdf_RV.device)[:, None] * cdf_RV[:, -1:]
+            tokens_R = torch.searchsorted(cdf_RV, point_R1, right=True)[:, 0].clamp_max(logits_RV.shape[-1] - 1)
+        chosen_R = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
+        return tokens_R.tolist(), chosen_R.tolist()
+
+    def append(self, row: SampleRow, token: int, logprob: float) -> FinishReason | None:
+        """Add a token; why the row ends with it, or None."""
+        row.completion_ids.append(token)
+        row.logprobs.append(logprob)
+        if token in self._ends:
+            return "stop"
+        if self.config.stop:
+            # Enough of the tail to hold any stop string; decoding all of it would cost more with every token.
+            tail = self.policy.tokenizer.decode(row.completion_ids[-(2 + max(map(len, self.config.stop))) :])
+            if any(s in tail for s in self.config.stop):
+                return "stop"
+        return "length" if len(row.completion_ids) >= self.config.max_new_tokens else None
+
+    def completion(self, row: SampleRow, reason: FinishReason) -> Completion:
+        text = self.policy.tokenizer.decode(row.completion_ids, skip_special_tokens=True)
+        cuts = [text.find(s) for s in self.config.stop if s in text]
+        return Completion(
+            prompt_ids=row.prompt_ids,
+            shared=row.shared,
+            completion_ids=tuple(row.completion_ids),
+            logprobs=tuple(row.logprobs),
+            text=text[: min(cuts)] if cuts else text,
+            finish_reason=reason,
+        )

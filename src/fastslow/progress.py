@@ -1,0 +1,95 @@
+"""Progress for people: a live bar on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fastslow.config import RunConfig
+from fastslow.runs.state import RunState
+
+
+def make_progress(config: RunConfig, label: str | None = None) -> PlainProgress | LiveProgress:
+    """A live bar where standard error is a terminal, plain lines otherwise."""
+    label = label or f"{config.method} {config.name}"
+    return LiveProgress(config, label) if sys.stderr.isatty() else PlainProgress(config, label)
+
+
+class PlainProgress:
+    """One line for each fast phase, evaluation and slow step, on standard error."""
+
+    def __init__(self, config: RunConfig, label: str) -> None:
+        self.config, self.label = config, label
+        self._start = time.monotonic()
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
+        text = describe(kind, state, values)
+        if text:
+            print(f"[{time.monotonic() - self._start:6.0f}s] {self.label}: {text}", file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """A bar over the run's rollouts or steps, with what happened last beside it."""
+
+    def __init__(self, config: RunConfig, label: str) -> None:
+        self.config = config
+        self._by_rollouts = config.max_rollouts is not None and config.method != "fst"
+        total = config.max_rollouts if self._by_rollouts else config.steps
+        self._bar = Progress(
+            TextColumn("{task.fields[label]}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}", markup=False),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=total, label=label, last="")
+
+    def __enter__(self) -> LiveProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
+        done = state.training_rollouts if self._by_rollouts else state.step
+        text = describe(kind, state, values)
+        if text:
+            self._bar.update(self._task, completed=done, last=text)
+        else:
+            self._bar.update(self._task, completed=done)
+
+
+def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
+    """What happened, in one line; empty for what is too small to tell."""
+    if kind == "fast":
+        return (
+            f"fast phase {values['cycle']}: {values['metric_calls']} rollouts, {values['accepted']} of "
+            f"{values['proposals']} proposals accepted, best {values['best_score']:.2f} on its problems"
+        )
+    if kind == "slow":
+        return (
+            f"step {state.step}: reward {values['reward']:.2f}, flat groups {values['flat_groups']:.0f} of "
+            f"{values['groups']:.0f}, {values['seconds']:.1f} s"
+        )
+    if kind == "evaluation":
+        accuracy = values["accuracy"]
+        low, high = accuracy["ci95"]["evolved_context"]
+        return (
+            f"validation after {state.training_rollouts} rollouts: {accuracy['evolved_context']:.2f} "
+            f"[{low:.2f}, {high:.2f}] with the best context, {accuracy['seed_context']:.2f} with the seed context"
+        )
+    return ""
