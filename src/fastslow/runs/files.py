@@ -84,7 +84,10 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` (UTF-8), all or nothing. Raises :class:`RunError` where the disk refuses."""
-    data = text.encode("utf-8")
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     with disk_errors(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
