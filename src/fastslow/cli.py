@@ -40,13 +40,13 @@ def demo(
     overrides: SetOption = None,
 ) -> None:
     """The main job on the embedded model: FST beside RL and GEPA, a table and a plot."""
-    from fastslow.report.demo import present
-
     from fastslow.config import config_dir
     from fastslow.demo import run_demo
+    from fastslow.report.demo import present
 
     runs = run_demo(config or config_dir() / "demo.yaml", out, range(seeds), _arms(arms), overrides or [])
-    present(runs, out, console, report)
+    shipped = config is None and not overrides
+    present(runs, out, console, report, expected=shipped)
 
 
 @app.command(epilog="Example: fastslow train configs/demo.yaml --set method=rl --set task.name=gcd --out runs/gcd-rl")
@@ -61,10 +61,9 @@ def train(
 
     settings = load_config(config, overrides or [])
     folder = out or Path("runs") / settings.name
-    from fastslow.report.plots import plot_run
-
     from fastslow.engines.local import train as run
     from fastslow.progress import make_progress
+    from fastslow.report.plots import plot_run
 
     with make_progress(settings) as progress:
         run(settings, folder, resume=resume, progress=progress)
@@ -120,10 +119,9 @@ def plan(
     overrides: SetOption = None,
 ) -> None:
     """Rollouts, reflections, memory and time that a run will take, before it starts."""
-    from fastslow.report.plan import plan_table
-
     from fastslow.config_io import load_config
     from fastslow.planning import make_plan
+    from fastslow.report.plan import plan_table
 
     settings = load_config(config, overrides or [])
     console.print(plan_table(settings, make_plan(settings)))

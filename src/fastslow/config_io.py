@@ -46,6 +46,14 @@ def parse_config(data: dict[str, Any], where: str = "config") -> RunConfig:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
 
 
+def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
+    """``config`` with ``a.b=c`` overrides; raises :class:`ConfigError` with one line."""
+    data = config.model_dump(mode="json")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_config(data, where="--set")
+
+
 def dump_config(config: RunConfig) -> str:
     """The config as YAML; :func:`load_config` reads it back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

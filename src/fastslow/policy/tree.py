@@ -28,7 +28,6 @@ class TokenSequence:
 class _Family:
     """Padded rows of one level of the tree, sorted by context; ``spans[c]`` are the rows of context c."""
 
-    offset: int
     rows: Rows
     spans: tuple[tuple[int, int], ...]
     allowed_RLS: Tensor
@@ -69,8 +68,9 @@ class Tree:
         self.predict_T = torch.tensor([t for row in predict for t in row], device=device)
         self.target_T = torch.tensor([t for s in sequences for t in s.completion_ids], device=device)
 
-        self._problems = _problem_family(problems, depth, len(contexts), context_end, device)
-        self._completions = _completion_family(problems, depth, order, tails, len(contexts), problem_end, device)
+        self._problems = _problem_family(problems, depth, len(contexts), device)
+        self._completions = _completion_family(problems, depth, order, tails, len(contexts), device)
+        self._sizes = [*map(len, contexts), problem_end - context_end, len(ids) - problem_end]
         self._problem_of_row = torch.tensor([p for (_, p), t in zip(order, tails, strict=True) if t], device=device)
 
     @property
@@ -79,38 +79,40 @@ class Tree:
         return self.input_ids.numel()
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
-        shared = [(k[:, a:b], v[:, a:b]) for a, b in self._context_spans]
-        outputs = [attend_context(q[:, a:b], k[:, a:b], v[:, a:b], options) for a, b in self._context_spans if b > a]
-        problems = self._problems
-        cut = slice(problems.offset, problems.offset + problems.rows.total)
-        own = problems.rows.pad(k[:, cut]), problems.rows.pad(v[:, cut])
-        outputs.append(_attend_family(problems, q[:, cut], shared, own, options))
-        tails = self._completions
+        # split, not slices: backward of a split is one concatenation, that of each slice a whole tensor of zeros
+        queries, keys, values = (x.split(self._sizes, dim=1) for x in (q, k, v))
+        contexts = len(self._context_spans)
+        shared = list(zip(keys[:contexts], values[:contexts], strict=True))
+        outputs = [
+            attend_context(query, *kv, options) for query, kv in zip(queries, shared, strict=False) if query.shape[1]
+        ]
+        problems, tails = self._problems, self._completions
+        own = problems.rows.pad(keys[contexts]), problems.rows.pad(values[contexts])
+        outputs.append(_attend_family(problems, queries[contexts], shared, own, options))
         if tails is not None:
-            cut = slice(tails.offset, tails.offset + tails.rows.total)
-            tail_k = torch.cat([own[0][:, self._problem_of_row], tails.rows.pad(k[:, cut])], dim=2)
-            tail_v = torch.cat([own[1][:, self._problem_of_row], tails.rows.pad(v[:, cut])], dim=2)
-            outputs.append(_attend_family(tails, q[:, cut], shared, (tail_k, tail_v), options))
+            tail_k = torch.cat([own[0][:, self._problem_of_row], tails.rows.pad(keys[-1])], dim=2)
+            tail_v = torch.cat([own[1][:, self._problem_of_row], tails.rows.pad(values[-1])], dim=2)
+            outputs.append(_attend_family(tails, queries[-1], shared, (tail_k, tail_v), options))
         return torch.cat(outputs, dim=1)
 
 
 def _attend_family(
     family: _Family, q_HnD: Tensor, shared: Sequence[KeyValue], own: KeyValue, options: AttentionOptions
 ) -> Tensor:
-    q = family.rows.pad(q_HnD)
     allowed = family.allowed_RLS
     if options.window is not None:
         allowed = allowed & window_allows(family.position_RL, family.own_position_RS, options.window)
+    counts = [b - a for a, b in family.spans]
+    parts = (x.split(counts, dim=1) for x in (family.rows.pad(q_HnD), *own))
     outputs = []
-    for (a, b), (k, v) in zip(family.spans, shared, strict=True):
+    for (a, b), (k, v), q, own_k, own_v in zip(family.spans, shared, *parts, strict=True):
         if b == a:
             continue
         shared_allowed = None
         if options.window is not None:
             context_position = torch.arange(k.shape[1], device=k.device).expand(b - a, -1)
             shared_allowed = window_allows(family.position_RL[a:b], context_position, options.window)
-        rows = own[0][:, a:b], own[1][:, a:b]
-        outputs.append(attend_rows(q[:, a:b], (k, v), rows, allowed[a:b], shared_allowed, options))
+        outputs.append(attend_rows(q, (k, v), (own_k, own_v), allowed[a:b], shared_allowed, options))
     return family.rows.unpad(torch.cat(outputs, dim=1))
 
 
@@ -158,13 +160,12 @@ def _problem_family(
     problems: Sequence[tuple[int, tuple[int, ...]]],
     depth: Sequence[int],
     contexts: int,
-    offset: int,
     device: torch.device | str,
 ) -> _Family:
     rows = Rows([len(p) for _, p in problems], device)
     position = torch.tensor(depth, device=device)[:, None] + torch.arange(rows.length, device=device)[None]
     spans = _row_spans([c for c, _ in problems], contexts)
-    return _Family(offset, rows, spans, _causal(rows, device), position, position)
+    return _Family(rows, spans, _causal(rows, device), position, position)
 
 
 def _completion_family(
@@ -173,7 +174,6 @@ def _completion_family(
     order: Sequence[tuple[int, int]],
     tails: Sequence[tuple[int, ...]],
     contexts: int,
-    offset: int,
     device: torch.device | str,
 ) -> _Family | None:
     """Rows of completions with at least two tokens; their own keys are the problem's (padded), then their own."""
@@ -190,4 +190,4 @@ def _completion_family(
     own_position = torch.cat([start[:, None] + column[None], position], dim=1)
     allowed = torch.cat([problem_allowed, _causal(rows, device)], dim=2)
     spans = _row_spans([problems[p][0] for p, _ in kept], contexts)
-    return _Family(offset, rows, spans, allowed, position, own_position)
+    return _Family(rows, spans, allowed, position, own_position)

@@ -22,6 +22,7 @@ _ORDER = {"fst": 0, "rl": 1, "gepa": 2}
 _NAMES = {"fst": "FST", "rl": "RL", "gepa": "GEPA", "fst-distill": "FST-distill"}
 _NEVER_AN_ARM = {
     *("seed", "name", "method", "task.seed", "checkpoint_every", "keep_checkpoints"),
+    *("steps", "max_rollouts"),
     *("model.device", "model.threads", "sampling.batch_size", "slow.token_budget"),
 }
 """Keys in which the runs of one arm may differ: seeds, names, and what changes speed but not learning."""
