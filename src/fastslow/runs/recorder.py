@@ -1,0 +1,221 @@
+"""Writes down what the loop does: metrics, ledger, population snapshots, checkpoints and progress.
+
+At every step boundary the positions of all files are noted, so that a stop in the middle of a phase, by signal or by
+error, can still save the boundary before it: between :meth:`Recorder.begin_update` and :meth:`Recorder.note` weights
+and state disagree, so a signal waits there.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastslow.evaluation.accuracy import Accuracy
+from fastslow.fast.base import FastReport
+from fastslow.fast.population import context_from_dict
+from fastslow.runs.checkpoint import load_latest, save_checkpoint
+from fastslow.runs.directory import RunDirectory
+from fastslow.runs.ledger import Ledger
+from fastslow.runs.metrics import MetricsWriter
+from fastslow.runs.rng import rng_state, set_rng_state
+from fastslow.runs.state import RunState
+from fastslow.types import Context, Phase, Rollout
+
+if TYPE_CHECKING:
+    from fastslow.fst import FastSlowTraining
+    from fastslow.slow.base import SlowLearner
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop (Ctrl-C or SIGTERM); everything up to the last step is saved.
+
+    No ``Exception``: the fences around scorers and reflectors must let it pass, as they do ``KeyboardInterrupt``.
+    """
+
+
+class Progress(Protocol):
+    """Shows a person what happens."""
+
+    def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None: ...
+
+
+class Recorder:
+    """One run's writer. ``progress`` hears of every phase."""
+
+    def __init__(self, run: RunDirectory, checkpoint_every: int, keep: int, progress: Progress | None = None) -> None:
+        self.run, self.checkpoint_every, self.keep, self.progress = run, checkpoint_every, keep, progress
+        self.metrics = MetricsWriter(run.metrics_path)
+        self.ledger = Ledger(run.ledger_path)
+        self._fates: list[tuple[Context, str]] = []
+        self._boundary: dict[str, Any] | None = None
+        self.saved_step: int | None = None
+        self._updating = False
+        self._asked_to_stop = False
+        self._stored: dict[tuple[str, int], int] = {}  # rollouts in the ledger, by (phase, step)
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.ledger.close()
+
+    def resume(self, learner: SlowLearner, reflector: Any = None) -> RunState | None:
+        """Load the newest checkpoint and cut every file back to it; None where there is none yet.
+
+        A reflector that counts its spending (``get_state`` / ``set_state``) goes on from what it had spent.
+        """
+        found = load_latest(self.run.checkpoints)
+        if found is None:
+            self.metrics.rewind(0)
+            self.ledger.rewind(None)
+            self.run.rewind_populations(-1)
+            return None
+        _, tensors, saved = found
+        learner.load_state(tensors, saved["learner"])
+        set_rng_state(tensors["rng"], saved["rng"])
+        self.metrics.rewind(saved["metrics_position"])
+        self.ledger.rewind(saved["ledger_position"])
+        self.run.rewind_populations(saved["last_cycle"])
+        if saved["reflector"] is not None and hasattr(reflector, "set_state"):
+            reflector.set_state(saved["reflector"])
+        state = RunState.from_dict(saved["state"])
+        self.saved_step = state.step
+        return state
+
+    def boundary(self, loop: FastSlowTraining, save: bool) -> None:
+        """A step is complete: note where everything stands, and save a checkpoint when one is due."""
+        self.note(loop)
+        due = self.checkpoint_every and loop.state.step and loop.state.step % self.checkpoint_every == 0
+        if save or due:
+            self._save(loop)
+
+    def save_last_boundary(self, loop: FastSlowTraining) -> bool:
+        """After an interruption: save the last step boundary, if it isn't on disk yet."""
+        if self._boundary is None or self._boundary["state"]["step"] == self.saved_step:
+            return False
+        self._updating = True  # a second, impatient Ctrl-C waits too
+        self._save(loop)
+        return True
+
+    def begin_update(self) -> None:
+        """From here to the next :meth:`note` weights and state disagree; a signal waits until they agree again."""
+        self._updating = True
+
+    def note(self, loop: FastSlowTraining) -> None:
+        """Weights and state agree: note where everything stands, in memory."""
+        rng_tensors, rng = rng_state()
+        cycles = self.run.population_cycles()
+        reflector = getattr(loop.optimizer, "reflector", None)
+        self._boundary = {
+            "state": loop.state.to_dict(),
+            "reflector": reflector.get_state() if hasattr(reflector, "get_state") else None,
+            "rng": rng,
+            "rng_tensors": rng_tensors,
+            "metrics_position": self.metrics.position(),
+            "ledger_position": self.ledger.position(),
+            "last_cycle": cycles[-1] if cycles else -1,
+        }
+        self._updating = False
+        if self._asked_to_stop:
+            raise Interrupted
+
+    def _save(self, loop: FastSlowTraining) -> None:
+        assert self._boundary is not None
+        tensors, learner = loop.learner.state()
+        noted = {k: v for k, v in self._boundary.items() if k != "rng_tensors"}
+        save_checkpoint(
+            self.run.checkpoints,
+            noted["state"]["step"],
+            {**tensors, "rng": self._boundary["rng_tensors"]},
+            {**noted, "learner": learner, "method": loop.config.method},
+            self.keep,
+        )
+        self.saved_step = noted["state"]["step"]
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM raise :class:`Interrupted` at once, or at the update's end, if one is under way."""
+
+        def stop(signum: int, frame: Any) -> None:
+            self._asked_to_stop = True
+            if not self._updating:
+                raise Interrupted
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def rollouts(self, phase: Phase, state: RunState, rollouts: Sequence[Rollout]) -> None:
+        key = (phase, state.step)
+        self._stored = {k: n for k, n in self._stored.items() if k[1] == state.step}
+        first = self._stored.get(key, 0)
+        self.ledger.add_rollouts(phase, state.step, rollouts, state.population.cycle, first)
+        self._stored[key] = first + len(rollouts)
+        if self.progress:
+            self.progress.show("rollouts", state, {"phase": phase, "count": len(rollouts)})
+
+    def context_event(self, event: Mapping[str, Any]) -> None:
+        """Hears the fate of every proposal from the fast optimizer."""
+        if event["context"] is not None and event["kind"] != "proposed":
+            context = replace(context_from_dict(event["context"]), reason=event["reason"])
+            self._fates.append((context, event["kind"]))
+
+    def fast(self, state: RunState, cycle: int, report: FastReport, seconds: float) -> None:
+        population = state.population
+        self.run.write_population(cycle, population.to_dict())
+        self.ledger.add_contexts(cycle, self._fates)
+        self._fates = []
+        values = {
+            "cycle": cycle,
+            "metric_calls": report.metric_calls,
+            "proposals": report.proposals,
+            "accepted": report.accepted,
+            "rejected": report.rejected,
+            "reasons": dict(report.reasons),
+            "reflection_calls": report.reflection_calls,
+            "reflection_tokens": report.reflection_tokens,
+            "best": population.best.id,
+            "best_score": population.mean_score(population.best),
+            "population": [c.id for c in population.contexts],
+            "seconds": seconds,
+        }
+        self.metrics.write("fast", state.step, values)
+        if self.progress:
+            self.progress.show("fast", state, values)
+
+    def slow(self, state: RunState, values: Mapping[str, Any], sampling: float, seconds: float) -> None:
+        line = {**values, "sampling_seconds": sampling, "seconds": seconds}
+        self.metrics.write("slow", state.step, line)
+        self.ledger.add_slow_step(state.step, line)
+        if self.progress:
+            self.progress.show("slow", state, line)
+
+    def evaluation(self, loop: FastSlowTraining, seed_context: Accuracy, evolved: Accuracy) -> None:
+        state = loop.state
+        values = {
+            "rollouts": dict(state.rollouts),
+            "problems": state.problems,
+            "seconds": dict(state.seconds),
+            "accuracy": {
+                "seed_context": seed_context.mean,
+                "evolved_context": evolved.mean,
+                "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
+            },
+            "majority_answer_share": evolved.majority_answer_share,
+            "truncated_share": evolved.truncated_share,
+            "per_problem": {
+                "seed_context": list(seed_context.per_problem.values()),
+                "evolved_context": list(evolved.per_problem.values()),
+            },
+        }
+        self.metrics.write("evaluation", state.step, values)
+        if self.progress:
+            self.progress.show("evaluation", state, values)
