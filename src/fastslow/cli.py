@@ -136,9 +136,8 @@ def tasks(
 
     table = Table("task", "small preset", "example question", "answer")
     for info in list_tasks(search):
-        table.add_row(
-            escape(info.name), "yes" if info.small else "", escape(_short(info.question)), escape(_short(info.answer))
-        )
+        small = "yes" if info.has_small else ""
+        table.add_row(escape(info.name), small, escape(_short(info.question)), escape(_short(info.answer)))
     console.print(table)
     console.print(
         "Your own: task: {path: my.jsonl, scorer: my_scorer:score}; see examples/own_task.yaml.", markup=False

@@ -48,7 +48,6 @@ class FastSlowTraining:
         self.sampler, self.learner, self.optimizer = sampler, learner, optimizer
         self.recorder = recorder
         self.state = state or RunState(population=Population((task.seed_context,)))
-        self._measured: dict[tuple[str, int], Accuracy] = {}
 
     def run(self) -> RunState:
         """Train to the end of the config (or of its rollout budget), from wherever ``state`` stands."""
@@ -72,8 +71,7 @@ class FastSlowTraining:
             return True
         if self.config.max_rollouts is None:
             return False
-        next_spend = 1 if self.config.method == "gepa" else self.config.slow.group_size * self._batch_size
-        return self.config.max_rollouts - self.state.training_rollouts < next_spend
+        return self.config.max_rollouts - self.state.training_rollouts < max(1, self._slow_spend)
 
     def evaluation_due(self) -> bool:
         """At the start, every ``evaluation.every`` steps and at the end, once each."""
@@ -102,7 +100,7 @@ class FastSlowTraining:
 
         budget = self.config.fast_budget
         if self.config.max_rollouts is not None:
-            budget = min(budget, self.config.max_rollouts - state.training_rollouts)
+            budget = min(budget, self.config.max_rollouts - state.training_rollouts - self._slow_spend)
         if budget < 1:
             return
         state.population, report = self.optimizer.evolve(
@@ -155,13 +153,15 @@ class FastSlowTraining:
 
     def measure(self, context: Context, problems: Sequence[Problem]) -> Accuracy:
         """mean@n accuracy of a context. The same weights and context give the same numbers, so they are kept."""
-        key = (context.id, self.sampler.weights_step)
-        if key not in self._measured:
+        state, step = self.state, self.sampler.weights_step
+        if state.measured_step != step:
+            state.measured, state.measured_step = {}, step
+        if context.id not in state.measured:
             n = self.config.evaluation.n
             requests = [Request(context, p, n, self.seed("evaluation", p.id)) for p in problems]
-            self._measured = {k: v for k, v in self._measured.items() if k[1] == key[1]}
-            self._measured[key] = measure_accuracy(self.rollouts("evaluation", requests), seed=self.config.seed)
-        return self._measured[key]
+            accuracy = measure_accuracy(self.rollouts("evaluation", requests), seed=self.config.seed)
+            state.measured[context.id] = accuracy.to_dict()
+        return Accuracy.from_dict(state.measured[context.id])
 
     def held_out_rollouts(self, context: Context, problems: Sequence[Problem]) -> list[Rollout]:
         """One scored rollout per validation problem, outside of the run's counts: for measurements after the run."""
@@ -214,6 +214,11 @@ class FastSlowTraining:
     @property
     def _batch_size(self) -> int:
         return min(self.config.slow.problems_per_step, len(self.task.train))
+
+    @property
+    def _slow_spend(self) -> int:
+        """Rollouts of one slow step."""
+        return 0 if self.config.method == "gepa" else self.config.slow.group_size * self._batch_size
 
     def seed(self, *path: str | int) -> int:
         return derive_seed(self.config.seed, *path)

@@ -37,6 +37,24 @@ def test_a_new_run_has_its_layout_and_reads_its_config_back(tmp_path):
         assert run.read_summary() == {"steps": 4}
 
 
+def test_a_discarded_new_run_leaves_nothing_behind(tmp_path):
+    with RunDirectory.create(tmp_path / "a" / "b", config()) as run:
+        run.discard()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with RunDirectory.create(tmp_path / "mine", config()) as run:
+        run.discard()
+    assert list((tmp_path / "mine").iterdir()) == []  # a folder that was there before stays
+
+
+def test_a_run_with_anything_computed_in_it_is_not_discarded(tmp_path):
+    with RunDirectory.create(tmp_path / "r", config()) as run:
+        run.close()
+    with RunDirectory.create(tmp_path / "r", config(), resume=True) as run:
+        run.discard()
+        assert run.load_config() == config()
+
+
 def test_an_existing_run_is_refused_unless_resumed_and_nothing_is_resumed_from_nothing(tmp_path):
     RunDirectory.create(tmp_path / "r", config()).close()
     with pytest.raises(RunError) as caught:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from fastslow.config import PolicyReflector, RunConfig, SamplingConfig
 from fastslow.errors import RunError
 from fastslow.evaluation.drift import measure_drift
+from fastslow.fast.base import Reflector
 from fastslow.fast.gepa_bridge import GepaOptimizer
 from fastslow.fast.reflect import build_reflector
 from fastslow.fst import FastSlowTraining
@@ -18,25 +21,26 @@ from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.recorder import Interrupted, Progress, Recorder
 from fastslow.runs.summary import RunSummary, build_summary
+from fastslow.seeds import derive_seed
 from fastslow.slow.learner import LocalLearner
 from fastslow.tasks.registry import build_task
+from fastslow.tasks.scoring import SafeTask
 from fastslow.types import Context, Problem, Request
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: Progress | None = None) -> RunSummary:
     """Run ``config`` in the folder ``out`` and return its summary.
 
-    Everything a user can mend (task, scorer, model, endpoint, folder) is checked before any compute is spent. After
-    an interruption the last step boundary is saved and :class:`RunError` says how to go on.
+    Everything a user can mend (task, scorer, model, endpoint, folder) is checked before any compute is spent, and a
+    check that fails leaves no folder behind. After an interruption the last step boundary is saved and
+    :class:`RunError` says how to go on.
     """
     with RunDirectory.create(out, config, resume=resume) as run:
-        task = build_task(config.task)
-        policy = load_policy(config.model)
-        reflector = None
-        if config.method != "rl":
-            reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
-            if hasattr(reflector, "check"):
-                reflector.check()
+        try:
+            task, policy, reflector = _parts(config)
+        except BaseException:
+            run.discard()
+            raise
         sampler = build_sampler(policy, config.sampling)
         learner = LocalLearner(policy, config.slow, config.sampling.max_new_tokens, config.sampling.temperature)
         recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress)
@@ -53,13 +57,27 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
                     loop.run()
                 except Interrupted:
                     recorder.save_last_boundary(loop)
-                    raise RunError(f"stopped at step {recorder.saved_step}; go on with --resume --out {out}") from None
+                    stopped = recorder.saved_step or 0
+                    raise RunError(f"stopped at step {stopped}; go on with --resume --out {out}") from None
             drift = _drift(config, policy, loop)
             summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
             run.write_summary(summary.model_dump(mode="json"))
             return summary
         finally:
             recorder.close()
+
+
+def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
+    """Everything that may be unusable; raises :class:`FastslowError` with one line."""
+    task = build_task(config.task)
+    torch.manual_seed(derive_seed(config.seed, "weights"))  # new adapters start from random numbers
+    policy = load_policy(config.model)
+    reflector = None
+    if config.method != "rl":
+        reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
+        if hasattr(reflector, "check"):
+            reflector.check()
+    return task, policy, reflector
 
 
 def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[str, float]:

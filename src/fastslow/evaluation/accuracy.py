@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 from fastslow.evaluation.intervals import bootstrap_ci
 from fastslow.types import Rollout
@@ -27,6 +28,14 @@ class Accuracy:
     reward: float
     majority_answer_share: float
     truncated_share: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; :meth:`from_dict` reads it back."""
+        return {**asdict(self), "ci95": list(self.ci95)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Accuracy:
+        return cls(**{**data, "ci95": tuple(data["ci95"])})
 
 
 def measure_accuracy(rollouts: Sequence[Rollout], seed: int = 0) -> Accuracy:

@@ -31,11 +31,8 @@ class PromptRenderer:
         self.style = config.style if config.style != "auto" else ("chat" if has_template else "text")
         self.instructions = self._place_instructions(prefers_user_turn)
         self.examples = "turns" if config.examples == "auto" else config.examples
-        self._special = sorted(
-            {t for t in [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()] if len(t) > 1},
-            key=len,
-            reverse=True,
-        )
+        added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        self._special = sorted((t for t in added if len(t) > 1 and not t.isspace()), key=len, reverse=True)
         self._prefix_texts: dict[str, str] = {}
         self._prefix_ids: dict[str, tuple[int, ...]] = {}
 

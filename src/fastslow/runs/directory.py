@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
         self._lock: RunLock | None = None
+        self._is_new = False
+        self._new_folders: list[Path] = []  # made by create(), the innermost first
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, resume: bool = False) -> RunDirectory:
@@ -59,6 +62,8 @@ class RunDirectory:
             raise RunError(f"{run.path}: no run to resume here; leave out --resume to start one")
         if not exists:
             run._refuse_foreign_folder()
+            run._is_new = True
+            run._new_folders = [p for p in (run.path, *run.path.parents) if not p.exists()]
         with disk_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._probe()
@@ -69,6 +74,18 @@ class RunDirectory:
             run.close()
             raise
         return run
+
+    def discard(self) -> None:
+        """Undo :meth:`create` of a new run in which nothing was computed yet; a run to resume is left alone."""
+        if self._lock is None or not self._is_new:
+            return
+        with suppress(OSError):  # whatever else came into the folder meanwhile stays, and the folder with it
+            self.config_path.unlink()
+            for folder in (self.contexts, self.checkpoints, self.plots):
+                folder.rmdir()
+            (self.path / _LOCK).unlink()
+            for folder in self._new_folders:
+                folder.rmdir()
 
     def close(self) -> None:
         """Release the lock; the folder may then be resumed."""

@@ -55,16 +55,19 @@ class TaskInfo:
     has_small: bool
 
 
-def list_tasks() -> list[TaskInfo]:
-    """Every Reasoning Gym dataset, with one example each; takes some seconds. Files are named by their path instead."""
-    return list(_task_infos())
+def list_tasks(search: str = "") -> list[TaskInfo]:
+    """Reasoning Gym datasets whose name contains ``search``, with one example each; all of them take some seconds.
+
+    Files are named by their path instead.
+    """
+    return list(_task_infos(search))
 
 
-def _task_infos() -> Iterator[TaskInfo]:
+def _task_infos(search: str) -> Iterator[TaskInfo]:
     from fastslow.tasks.presets import small_preset
     from fastslow.tasks.rg_datasets import dataset_names, example_entry
 
-    for name in dataset_names():
+    for name in (n for n in dataset_names() if search in n):
         if name == "composite":
             text, answer = "(a mixture: set task.config.datasets to a list of {name, weight, config})", None
         else:
