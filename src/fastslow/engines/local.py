@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from transformers import set_seed
 
 from fastslow.config import PolicyReflector, RunConfig, SamplingConfig
 from fastslow.errors import RunError
@@ -70,7 +70,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
     """Everything that may be unusable; raises :class:`FastslowError` with one line."""
     task = build_task(config.task)
-    torch.manual_seed(derive_seed(config.seed, "weights"))  # new adapters start from random numbers
+    set_seed(derive_seed(config.seed, "global") % 2**32)  # new adapters, and scorers that draw
     policy = load_policy(config.model)
     reflector = None
     if config.method != "rl":
