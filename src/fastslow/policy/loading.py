@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from fastslow.config import EMBEDDED_MODEL, LoraConfig, ModelConfig
 from fastslow.errors import ModelError
@@ -20,6 +21,7 @@ from fastslow.policy.tree_attention import ATTENTION_NAME
 
 def load_policy(config: ModelConfig) -> Policy:
     """A :class:`Policy` in float32 on the device asked for; raises :class:`ModelError` with one line."""
+    transformers_logging.disable_progress_bar()  # a bar for a second of reading would only break ours
     device = compute.pick_device(config.device)
     compute.set_threads(config.threads)
     folder = resolve_model(config.name)

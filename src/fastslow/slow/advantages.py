@@ -1,6 +1,5 @@
 """Group-relative advantages: the group is the problem, across contexts (FST, arXiv 2605.12484; GRPO, 2402.03300)"""
 
-
 from __future__ import annotations
 
 from collections.abc import Sequence

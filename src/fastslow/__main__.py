@@ -1,0 +1,5 @@
+"""``python -m fastslow``."""
+
+from fastslow.cli import main
+
+main()
