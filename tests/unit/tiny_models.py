@@ -1,11 +1,11 @@
-"""Random models of two layers and a tokenizer of a few hundred tokens, saved as a folder that ``model.name`` can name."""
+"""Random models of two layers and a tokenizer of a few hundred tokens, saved as a folder for ``model.name``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -46,7 +46,9 @@ _SIZES = {
 }
 
 
-def tiny_tokenizer(chat_template: str | None = None, extra: list[str] | None = None) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    chat_template: str | None = None, extra: list[str] | None = None, adds_bos: bool = False
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE: any text has tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,6 +58,8 @@ def tiny_tokenizer(chat_template: str | None = None, extra: list[str] | None = N
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(_TEXT, trainer)
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END)
     fast.add_special_tokens({"additional_special_tokens": [TURN, TURN_END]})
     if extra:
