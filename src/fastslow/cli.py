@@ -28,11 +28,12 @@ SetOption = Annotated[
 ]
 
 
-@app.command(epilog="Example: fastslow demo --seeds 3 --report docs/results/demo.md")
+@app.command(epilog="Example: fastslow demo --seeds 3 --plain --report docs/results/demo.md")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs, the table and demo.png.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 … N-1 of every arm.")] = 1,
     arms: Annotated[str, typer.Option(help="Which of fst, rl, gepa; comma-separated.")] = "fst,rl,gepa",
+    plain: Annotated[bool, typer.Option("--plain", help="Then the same task without its hidden convention.")] = False,
     config: Annotated[Path | None, typer.Option(help="Another config than configs/demo.yaml.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the results as Markdown here, with figures beside it.")
@@ -42,11 +43,21 @@ def demo(
     """The main job on the embedded model: FST beside RL and GEPA, a table and a plot."""
     from fastslow.config import config_dir
     from fastslow.demo import run_demo
-    from fastslow.report.demo import present
+    from fastslow.report.demo import Showing, show, write_report
 
-    runs = run_demo(config or config_dir() / "demo.yaml", out, range(seeds), _arms(arms), overrides or [])
-    shipped = config is None and not overrides
-    present(runs, out, console, report, expected=shipped)
+    chosen, settings, sets = _arms(arms), config or config_dir() / "demo.yaml", overrides or []
+    shipped = config is None and not sets
+    showings = [Showing(run_demo(settings, out, range(seeds), chosen, sets), out)]
+    show(showings[0], console, expected=shipped)
+    if plain:
+        beside = out.with_name(f"{out.name}-plain")
+        runs = run_demo(settings, beside, range(seeds), chosen, [*sets, "task.convention=null"])
+        showings.append(Showing(runs, beside))
+        show(showings[1], console, expected=False)
+    if report is not None:
+        command = " ".join(["fastslow", *sys.argv[1:]])
+        write_report(report, showings, command)
+        console.print(f"Report: {report}", markup=False)
 
 
 @app.command(epilog="Example: fastslow train configs/demo.yaml --set method=rl --set task.name=gcd --out runs/gcd-rl")
@@ -135,7 +146,7 @@ def tasks(
     from fastslow.tasks.registry import list_tasks
 
     table = Table("task", "small preset", "example question", "answer")
-    for info in list_tasks(search):
+    for info in [i for i in list_tasks() if search in i.name]:
         small = "yes" if info.has_small else ""
         table.add_row(escape(info.name), small, escape(_short(info.question)), escape(_short(info.answer)))
     console.print(table)

@@ -14,7 +14,7 @@ from fastslow.config import EMBEDDED_MODEL, LoraConfig, ModelConfig
 from fastslow.errors import ModelError
 from fastslow.policy import compute
 from fastslow.policy.model import Policy
-from fastslow.policy.probe import can_share_prefixes
+from fastslow.policy.probe import can_share_prefixes, keeps_a_cache
 from fastslow.policy.prompts import PromptRenderer
 from fastslow.policy.tree_attention import ATTENTION_NAME
 
@@ -29,10 +29,16 @@ def load_policy(config: ModelConfig) -> Policy:
     model = _load_causal_lm(folder, config.revision).to(device)
     ignores_system = config.name == EMBEDDED_MODEL
     renderer = PromptRenderer(tokenizer, config.prompt, prefers_user_turn=ignores_system)
+    usual_attention = model.config._attn_implementation  # public to set, private to read; some families lack "sdpa"
     model.set_attn_implementation(ATTENTION_NAME)
     shares = can_share_prefixes(model)
     if not shares:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(usual_attention)
+        if not keeps_a_cache(model):
+            kind = type(model).__name__
+            raise ModelError(
+                f"model.name: {config.name}: {kind} keeps no key-value cache; choose a model with attention"
+            )
     if config.lora is not None:
         model = _with_lora(model, config.lora)
     return Policy(
@@ -82,6 +88,7 @@ def load_tokenizer(name: str, revision: str | None) -> Any:
 
 
 def _load_causal_lm(name: str, revision: str | None) -> nn.Module:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -89,11 +96,10 @@ def _load_causal_lm(name: str, revision: str | None) -> nn.Module:
             name,
             revision=revision,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             use_safetensors=True,  # pickled weights can run code
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(_cannot_load("model", name, error)) from None
 
 

@@ -41,7 +41,7 @@ def can_share_prefixes(lm: nn.Module) -> bool:
             logits = lm(input_ids=ids[None], use_cache=False).logits[0].float()
             plain.append(logits[len(s.prompt_ids) - 1 : -1])
         expected = torch.cat(plain)
-    except (NotImplementedError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         log.info("no prefix sharing for %s: %s", type(lm).__name__, error)
         return False
     difference = (shared - expected).abs().max() / expected.abs().max().clamp_min(1e-9)
@@ -49,3 +49,10 @@ def can_share_prefixes(lm: nn.Module) -> bool:
         log.info("no prefix sharing for %s: its logits differ by %.2g", type(lm).__name__, float(difference))
         return False
     return True
+
+
+@torch.inference_mode()
+def keeps_a_cache(lm: nn.Module) -> bool:
+    """True if the model hands out a key-value cache, which sampling token by token needs."""
+    ids = torch.tensor([[5, 6]], device=next(lm.parameters()).device)
+    return getattr(lm.base_model(input_ids=ids, use_cache=True), "past_key_values", None) is not None

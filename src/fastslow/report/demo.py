@@ -25,33 +25,54 @@ class FinishedRun(Protocol):
     @property
     def arm(self) -> str: ...
     @property
-    def seed(self) -> int: ...
-    @property
     def path(self) -> Path: ...
 
 
-def present(runs: Sequence[FinishedRun], out: Path, console: Console, report: Path | None, expected: bool) -> None:
-    """Print the table, write ``out/demo.png``, and ``report`` with its figure beside it where asked for."""
-    folders = [r.path for r in runs]
-    config = RunDirectory(folders[0]).load_config()
-    figure = plot_compare(folders, out / "demo.png", _title(config.task.name, config.task.convention))
-    known = EXPECTED if expected else None
-    console.print(compare_table(folders, known))
-    share = majority_share(build_task(config.task, check=False).val)
-    console.print(f"The best constant reply would solve {share:.0%} of the validation problems.", markup=False)
-    best = _best_context(runs)
-    if best:
-        console.print("\nThe best context that FST found (seed 0):")
-        console.print(for_terminal(best), markup=False)
-    console.print(f"\nPlot: {figure}", markup=False)
-    if report is not None:
-        _write_report(report, figure, folders, config.task.name, share, best)
-        console.print(f"Report: {report}", markup=False)
+class Showing:
+    """The runs of one task, ready to be shown: several arms and seeds, in the folder ``out``."""
+
+    def __init__(self, runs: Sequence[FinishedRun], out: Path) -> None:
+        self.folders = [r.path for r in runs]
+        config = RunDirectory(self.folders[0]).load_config()
+        convention = config.task.convention
+        hidden = f" under a hidden convention ({convention.kind})" if convention is not None else ""
+        self.title = f"{config.task.name}{hidden}"
+        self.figure = plot_compare(self.folders, out / "demo.png", self.title)
+        self.share = majority_share(build_task(config.task, check=False).val)
+        self.context = _best_context(runs)
+
+    @property
+    def constant_reply(self) -> str:
+        return f"The best constant reply would solve {self.share:.0%} of the validation problems."
 
 
-def _title(task: str, convention: object) -> str:
-    hidden = f" under a hidden convention ({getattr(convention, 'kind', '')})" if convention is not None else ""
-    return f"{task}{hidden}"
+def show(showing: Showing, console: Console, expected: bool) -> None:
+    """Print table, majority share and best context; ``expected`` puts the documented figures beside the measured."""
+    console.print(compare_table(showing.folders, EXPECTED if expected else None))
+    console.print(showing.constant_reply, markup=False)
+    if showing.context:
+        console.print("\nThe best context that FST found in its first run:")
+        console.print(for_terminal(showing.context))
+    console.print(f"\nPlot: {showing.figure}", markup=False)
+
+
+def write_report(report: Path, showings: Sequence[Showing], command: str) -> None:
+    """Write the showings as Markdown, each with its figure beside the report; ``command`` made them."""
+    report.parent.mkdir(parents=True, exist_ok=True)
+    text = ["# The demo, measured", f"Made by `{command}`."]
+    for i, showing in enumerate(showings):
+        picture = report.with_name(f"{report.stem}{f'-{i + 1}' if i else ''}.png")
+        shutil.copyfile(showing.figure, picture)
+        text += [
+            f"## {for_markdown(showing.title)}",
+            compare_markdown(showing.folders).strip(),
+            showing.constant_reply,
+            f"![Validation accuracy over training rollouts]({picture.name})",
+        ]
+        if showing.context:
+            quoted = "\n".join(f"    {line}" for line in showing.context.splitlines())
+            text += ["The best context that FST found in its first run:", quoted]
+    report.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 def _best_context(runs: Sequence[FinishedRun]) -> str:
@@ -62,19 +83,3 @@ def _best_context(runs: Sequence[FinishedRun]) -> str:
             by_id = {c["id"]: c["components"] for c in population["archive"]}
             return "\n\n".join(text for text in by_id[population["contexts"][0]].values() if text.strip())
     return ""
-
-
-def _write_report(report: Path, figure: Path, folders: Sequence[Path], task: str, share: float, best: str) -> None:
-    report.parent.mkdir(parents=True, exist_ok=True)
-    picture = report.with_suffix(".png")
-    shutil.copyfile(figure, picture)
-    quoted = "\n".join(f"    {line}" for line in best.splitlines())
-    text = [
-        f"### {for_markdown(_title(task, RunDirectory(folders[0]).load_config().task.convention))}",
-        compare_markdown(folders),
-        f"The best constant reply would solve {share:.0%} of the validation problems.",
-        f"![Validation accuracy over training rollouts]({picture.name})",
-        "The best context that FST found (seed 0):",
-        quoted,
-    ]
-    report.write_text("\n\n".join(t for t in text if t) + "\n", encoding="utf-8")
