@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,6 +111,7 @@ class RunSummary(_Record):
     flat_groups: int = Field(0, description="groups whose rewards were all equal: no gradient")
     rescued_groups: int = Field(0, description="groups that are not flat only because contexts differ")
     scorer_errors: int = 0
+    peak_memory_gb: float | None = Field(None, description="largest resident memory of the process so far, 1e9 bytes")
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -158,8 +160,19 @@ def build_summary(
         flat_groups=counts.flat_groups,
         rescued_groups=counts.rescued_groups,
         scorer_errors=counts.scorer_errors,
+        peak_memory_gb=peak_memory_gb(),
         versions=package_versions(),
     )
+
+
+def peak_memory_gb() -> float | None:
+    """Of this process since it started; None where the system doesn't tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)  # macOS counts bytes, Linux KiB
 
 
 def summarise_accuracy(evaluations: Sequence[Mapping[str, Any]]) -> AccuracySummary | None:
