@@ -33,6 +33,9 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         return
 
+    def note(self, text: str) -> None:
+        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
     def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
         text = describe(kind, state, values)
         if text:
@@ -43,7 +46,7 @@ class LiveProgress:
     """A bar over the run's rollouts or steps, with what happened last beside it."""
 
     def __init__(self, config: RunConfig, label: str) -> None:
-        self.config = config
+        self.config, self.label = config, label
         self._by_rollouts = config.max_rollouts is not None and config.method != "fst"
         total = config.max_rollouts if self._by_rollouts else config.steps
         self._bar = Progress(
@@ -63,6 +66,9 @@ class LiveProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(f"{self.label}: {text}", markup=False)
 
     def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
         done = state.training_rollouts if self._by_rollouts else state.step

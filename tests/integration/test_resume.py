@@ -110,6 +110,9 @@ class Stop:
     def __init__(self, at: int = -1, number: int = signal.SIGTERM) -> None:
         self.at, self.number, self.kinds = at, number, []
 
+    def note(self, text) -> None:
+        return
+
     def show(self, kind, state, values) -> None:
         self.kinds.append(kind)
         if len(self.kinds) - 1 == self.at:

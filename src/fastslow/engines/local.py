@@ -41,6 +41,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
         except BaseException:
             run.discard()
             raise
+        for note in task.notes if progress else ():
+            progress.note(note)
         sampler = build_sampler(policy, config.sampling)
         learner = LocalLearner(policy, config.slow, config.sampling.max_new_tokens, config.sampling.temperature)
         recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress)
@@ -62,6 +64,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             drift = _drift(config, policy, loop)
             summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
             run.write_summary(summary.model_dump(mode="json"))
+            if progress and summary.scorer_errors:
+                often = "; ".join(f"{count} x {message}" for message, count in task.errors.most_common(2))
+                progress.note(f"the scorer failed on {summary.scorer_errors} rollouts, which got reward 0 ({often})")
             return summary
         finally:
             recorder.close()

@@ -42,6 +42,10 @@ class Progress(Protocol):
 
     def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None: ...
 
+    def note(self, text: str) -> None:
+        """Something worth a line of its own: a split that was cut, scorers that failed."""
+        ...
+
 
 class Recorder:
     """One run's writer. ``progress`` hears of every phase."""
