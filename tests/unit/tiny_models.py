@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -78,6 +80,8 @@ def _lm(family: str, vocabulary: int) -> torch.nn.Module:
     if family == "gemma3":
         kinds = ["sliding_attention", "full_attention"]
         return Gemma3ForCausalLM(Gemma3TextConfig(**sizes, head_dim=8, sliding_window=4, layer_types=kinds))
+    if family == "gemma2":  # caps its attention scores
+        return Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, sliding_window=4))
     if family == "gpt2":
         config = GPT2Config(
             vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3,
