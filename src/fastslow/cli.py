@@ -16,6 +16,7 @@ from fastslow.errors import FastslowError
 app = typer.Typer(
     name="fastslow",
     help="Fast-Slow Training: RL moves the weights, reflective evolution moves a population of contexts.",
+    epilog="Example: fastslow demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -194,7 +195,7 @@ def _short(text: str | None, length: int = 100) -> str:
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
+        app(prog_name="fastslow")
     except FastslowError as error:
         print(f"fastslow: {error}", file=sys.stderr)
         sys.exit(2)

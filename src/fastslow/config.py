@@ -186,6 +186,8 @@ class FastConfig(_Frozen):
     def _reflector_by_type(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("reflector"), str):
             data = {**data, "reflector": {"type": data["reflector"]}}
+        elif isinstance(data, dict) and isinstance(data.get("reflector"), dict):
+            data = {**data, "reflector": {"type": "feedback", **data["reflector"]}}
         return data
 
 
