@@ -112,7 +112,7 @@ BAD = {
     "unknown convention": ({"task": {"convention": "brakets"}}, "task.convention", "brakets", "brackets"),
     "empty dataset": ({"task": {"path": "empty.jsonl"}}, "task.path: ", "empty.jsonl holds no rows"),
     "missing dataset": ({"task": {"path": "nowhere.jsonl"}}, "task.path: nowhere.jsonl: no such file", "give a file"),
-    "unreadable dataset": ({"task": {"path": "binary.jsonl"}}, "task.path: ", "binary.jsonl is not UTF-8", "save it as"),
+    "unreadable dataset": ({"task": {"path": "binary.jsonl"}}, "task.path: ", "binary.jsonl is not UTF-8", "save it"),
     "torn dataset": ({"task": {"path": "torn.jsonl"}}, "task.path: ", "torn.jsonl line 2 is not JSON"),
     "unknown kind of file": ({"task": {"path": "data.txt"}}, "task.path: ", "data.txt: expected .jsonl, .csv"),
     "missing question": ({"task": {"question": "prompt"}}, "task.question:", "no column 'prompt'", "question, answer"),

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastslow.evaluation.accuracy import Accuracy
 from fastslow.fast.base import FastReport
 from fastslow.fast.population import context_from_dict
 from fastslow.runs.checkpoint import load_latest, save_checkpoint
@@ -26,6 +25,7 @@ from fastslow.runs.state import RunState
 from fastslow.types import Context, Phase, Rollout
 
 if TYPE_CHECKING:
+    from fastslow.evaluation.accuracy import Accuracy
     from fastslow.fst import FastSlowTraining
     from fastslow.slow.base import SlowLearner
 
