@@ -69,12 +69,12 @@ def config(home: Path, method: str = "fst", **changes) -> RunConfig:
 
 def without_seconds(value):
     if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if "seconds" not in k}
+        return {k: without_seconds(v) for k, v in value.items() if "seconds" not in k and k != "peak_memory_gb"}
     return [without_seconds(v) for v in value] if isinstance(value, list) else value
 
 
 def everything(folder: Path) -> dict:
-    """All that a run leaves behind, apart from seconds and byte positions (whose digits of seconds differ)."""
+    """All that a run leaves behind, apart from seconds, memory and byte positions (which count digits of seconds)."""
     _, tensors, state = load_latest(folder / "checkpoints")
     state.pop("metrics_position")
     run = RunDirectory(folder)
