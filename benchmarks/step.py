@@ -16,44 +16,40 @@ from common import peak_gb, policy, seconds, show, spread, step_requests
 from fastslow.config import SamplingConfig, SlowConfig
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import TreeSampler
+from fastslow.rollouts import score_rollout
 from fastslow.slow.learner import LocalLearner
-from fastslow.types import Request, Rollout, group_rollouts
+from fastslow.types import Problem, Request, Rollout, Score, group_rollouts
 
 GROUP = 8
 
 
-def scored(requests: list[Request], completions: list, step: int) -> list[Rollout]:
-    """Rewards by lot, every group with a signal: the cost of a step where no group is flat."""
-    rng, rollouts = random.Random(step), []
-    for request, samples in zip(requests, completions, strict=True):
-        for c in samples:
-            rollouts.append(
-                Rollout(
-                    problem_id=request.problem.id,
-                    context_id=request.context.id,
-                    weights_step=step,
-                    phase="slow",
-                    seed=request.seed,
-                    prompt_ids=c.prompt_ids,
-                    shared=c.shared,
-                    completion_ids=c.completion_ids,
-                    logprobs=c.logprobs,
-                    text=c.text,
-                    finish_reason=c.finish_reason,
-                    reward=rng.random(),
-                )
-            )
-    return rollouts
+class Lottery:
+    """Rewards by lot, so that no group is flat: the cost of a step where every group has a signal."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(0)
+
+    def score(self, problem: Problem, completion: str) -> Score:
+        return Score(self.rng.random())
+
+
+def scored(task: Lottery, requests: list[Request], completions: list, step: int) -> list[Rollout]:
+    return [
+        score_rollout(task, request, i, c, phase="slow", weights_step=step, truncated="mask")
+        for request, samples in zip(requests, completions, strict=True)
+        for i, c in enumerate(samples)
+    ]
 
 
 def own_steps(model: Policy, requests: list[Request], new_tokens: int, rounds: int) -> dict[str, list[float]]:
     model.end_ids = ()
     sampler = TreeSampler(model, SamplingConfig(max_new_tokens=new_tokens, batch_size=len(requests) * GROUP))
     learner = LocalLearner(model, SlowConfig(kl=0.0, lr=1e-6), new_tokens)
+    task = Lottery()
     times: dict[str, list[float]] = {"sampling": [], "update": [], "step": [], "computed tokens": []}
     for step in range(rounds + 1):
         start = time.perf_counter()
-        groups = group_rollouts(scored(requests, sampler.sample(requests), step), GROUP)
+        groups = group_rollouts(scored(task, requests, sampler.sample(requests), step), GROUP)
         sampled = time.perf_counter()
         metrics = learner.update(groups)
         if step:  # the first step warms up

@@ -94,7 +94,7 @@ def evaluate(
     overrides: SetOption = None,
 ) -> None:
     """Accuracy (mean@n, 95% interval) of a run's newest weights, or of a model, on a task's validation problems."""
-    from fastslow.evaluation.command import evaluate_source
+    from fastslow.evaluate import evaluate_source
 
     result = evaluate_source(source, task, context, n, problems, overrides or [])
     table = Table("task", "context", "problems", "n", f"accuracy (mean@{n})", "95% interval", "most common reply")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastslow.config import RunConfig
@@ -21,14 +20,13 @@ from fastslow.evaluation.accuracy import Accuracy, measure_accuracy
 from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.fast.population import Population
 from fastslow.policy.base import Sampler
+from fastslow.rollouts import score_rollout
 from fastslow.runs.recorder import Recorder
 from fastslow.runs.state import RunState
 from fastslow.seeds import derive_seed
 from fastslow.slow.base import SlowLearner
 from fastslow.tasks.base import Task
 from fastslow.types import Completion, Context, Group, Phase, Problem, Request, Rollout, group_rollouts
-
-CUT_OFF = "The reply was cut off before it ended; answer in fewer words."
 
 
 class FastSlowTraining:
@@ -182,24 +180,14 @@ class FastSlowTraining:
         return rollouts
 
     def _score(self, phase: Phase, request: Request, sample: int, completion: Completion) -> Rollout:
-        score = self.task.score(request.problem, completion.text)
-        if completion.finish_reason == "length" and self.config.slow.truncated == "zero":
-            score = replace(score, reward=min(score.reward, 0.0), feedback=f"{score.feedback}\n{CUT_OFF}".strip())
-        return Rollout(
-            problem_id=request.problem.id,
-            context_id=request.context.id,
-            weights_step=self.sampler.weights_step,
+        return score_rollout(
+            self.task,
+            request,
+            sample,
+            completion,
             phase=phase,
-            seed=derive_seed(request.seed, sample),
-            prompt_ids=completion.prompt_ids,
-            shared=completion.shared,
-            completion_ids=completion.completion_ids,
-            logprobs=completion.logprobs,
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            reward=score.reward,
-            feedback=score.feedback,
-            error=score.error,
+            weights_step=self.sampler.weights_step,
+            truncated=self.config.slow.truncated,
         )
 
     def batch(self, step: int) -> list[Problem]:

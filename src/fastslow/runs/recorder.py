@@ -12,9 +12,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from fastslow.fast.base import FastReport
+from fastslow.config import RunConfig
+from fastslow.evaluation.accuracy import Accuracy
+from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.fast.population import context_from_dict
 from fastslow.runs.checkpoint import load_latest, save_checkpoint
 from fastslow.runs.directory import RunDirectory
@@ -22,12 +24,8 @@ from fastslow.runs.ledger import Ledger
 from fastslow.runs.metrics import MetricsWriter
 from fastslow.runs.rng import rng_state, set_rng_state
 from fastslow.runs.state import RunState
+from fastslow.slow.base import SlowLearner
 from fastslow.types import Context, Phase, Rollout
-
-if TYPE_CHECKING:
-    from fastslow.evaluation.accuracy import Accuracy
-    from fastslow.fst import FastSlowTraining
-    from fastslow.slow.base import SlowLearner
 
 
 class Interrupted(BaseException):
@@ -35,6 +33,15 @@ class Interrupted(BaseException):
 
     No ``Exception``: the fences around scorers and reflectors must let it pass, as they do ``KeyboardInterrupt``.
     """
+
+
+class Training(Protocol):
+    """What of the loop a checkpoint holds; :class:`fastslow.fst.FastSlowTraining` is one."""
+
+    config: RunConfig
+    state: RunState
+    learner: SlowLearner
+    optimizer: FastOptimizer | None
 
 
 class Progress(Protocol):
@@ -88,14 +95,14 @@ class Recorder:
         self.saved_step = state.step
         return state
 
-    def boundary(self, loop: FastSlowTraining, save: bool) -> None:
+    def boundary(self, loop: Training, save: bool) -> None:
         """A step is complete: note where everything stands, and save a checkpoint when one is due."""
         self.note(loop)
         due = self.checkpoint_every and loop.state.step and loop.state.step % self.checkpoint_every == 0
         if save or due:
             self._save(loop)
 
-    def save_last_boundary(self, loop: FastSlowTraining) -> bool:
+    def save_last_boundary(self, loop: Training) -> bool:
         """After an interruption: save the last step boundary, if it isn't on disk yet."""
         if self._boundary is None or self._boundary["state"]["step"] == self.saved_step:
             return False
@@ -107,7 +114,7 @@ class Recorder:
         """From here to the next :meth:`note` weights and state disagree; a signal waits until they agree again."""
         self._updating = True
 
-    def note(self, loop: FastSlowTraining) -> None:
+    def note(self, loop: Training) -> None:
         """Weights and state agree: note where everything stands, in memory."""
         rng_tensors, rng = rng_state()
         cycles = self.run.population_cycles()
@@ -125,7 +132,7 @@ class Recorder:
         if self._asked_to_stop:
             raise Interrupted
 
-    def _save(self, loop: FastSlowTraining) -> None:
+    def _save(self, loop: Training) -> None:
         assert self._boundary is not None
         tensors, learner = loop.learner.state()
         noted = {k: v for k, v in self._boundary.items() if k != "rng_tensors"}
@@ -202,7 +209,7 @@ class Recorder:
         if self.progress:
             self.progress.show("slow", state, line)
 
-    def evaluation(self, loop: FastSlowTraining, seed_context: Accuracy, evolved: Accuracy) -> None:
+    def evaluation(self, loop: Training, seed_context: Accuracy, evolved: Accuracy) -> None:
         state = loop.state
         values = {
             "rollouts": dict(state.rollouts),

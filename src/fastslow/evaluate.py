@@ -15,12 +15,13 @@ from fastslow.fast.population import Population, context_from_dict
 from fastslow.policy.loading import load_policy
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import build_sampler
+from fastslow.rollouts import score_rollout
 from fastslow.runs.checkpoint import load_latest
 from fastslow.runs.directory import RunDirectory
 from fastslow.seeds import derive_seed
 from fastslow.tasks.base import Task
 from fastslow.tasks.registry import build_task
-from fastslow.types import Context, Request, Rollout
+from fastslow.types import Context, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +48,19 @@ def evaluate_source(
     sampler = build_sampler(policy, config.sampling)
     chosen_problems = built.val[:problems]
     requests = [Request(chosen, p, n, derive_seed(config.seed, "eval", p.id)) for p in chosen_problems]
-    rollouts = []
-    for request, completions in zip(requests, sampler.sample(requests), strict=True):
-        for completion in completions:
-            score = built.score(request.problem, completion.text)
-            cut = completion.finish_reason == "length" and config.slow.truncated == "zero"
-            rollouts.append(
-                Rollout(
-                    problem_id=request.problem.id,
-                    context_id=chosen.id,
-                    weights_step=policy.weights_step,
-                    phase="evaluation",
-                    seed=request.seed,
-                    prompt_ids=completion.prompt_ids,
-                    shared=completion.shared,
-                    completion_ids=completion.completion_ids,
-                    logprobs=completion.logprobs,
-                    text=completion.text,
-                    finish_reason=completion.finish_reason,
-                    reward=min(score.reward, 0.0) if cut else score.reward,
-                    feedback=score.feedback,
-                    error=score.error,
-                )
-            )
+    rollouts = [
+        score_rollout(
+            built,
+            request,
+            i,
+            completion,
+            phase="evaluation",
+            weights_step=policy.weights_step,
+            truncated=config.slow.truncated,
+        )
+        for request, completions in zip(requests, sampler.sample(requests), strict=True)
+        for i, completion in enumerate(completions)
+    ]
     return Evaluation(built.name, f"{context} ({chosen.id})", measure_accuracy(rollouts, seed=config.seed))
 
 
