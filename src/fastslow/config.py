@@ -25,7 +25,6 @@ class LoraConfig(_Frozen):
 
     rank: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32.0, gt=0, description="adapters are scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
     targets: list[str] | Literal["all-linear"] = Field("all-linear", description="names of the modules that get one")
 
 

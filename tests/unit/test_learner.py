@@ -47,7 +47,8 @@ def groups_of(policy, rewards=((1, 0, 0, 1), (0, 0, 0, 0), (1, 0, 0.5, 0)), fini
     sampler = build_sampler(policy, SamplingConfig(max_new_tokens=NEW_TOKENS))
     groups = []
     for number, (problem, given) in enumerate(zip(PROBLEMS, rewards, strict=True)):
-        asked = [Request(c, problem, 2, seed=1000 * policy.weights_step + 10 * number + k) for k, c in enumerate(CONTEXTS)]
+        seed = 1000 * policy.weights_step + 10 * number
+        asked = [Request(c, problem, 2, seed=seed + k) for k, c in enumerate(CONTEXTS)]
         drawn = [(r, c) for r, row in zip(asked, sampler.sample(asked), strict=True) for c in row]
         groups.append(
             Group(

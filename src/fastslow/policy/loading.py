@@ -116,7 +116,7 @@ def _with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:
     from peft import get_peft_model
 
     settings = PeftLora(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=config.targets,
+        r=config.rank, lora_alpha=config.alpha, target_modules=config.targets,
         task_type="CAUSAL_LM",
     )  # fmt: skip
     try:
