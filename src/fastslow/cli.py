@@ -132,11 +132,11 @@ def plan(
 ) -> None:
     """Rollouts, reflections, memory and time that a run will take, before it starts."""
     from fastslow.config_io import load_config
-    from fastslow.planning import make_plan
+    from fastslow.planning import make_plan, problem_tokens
     from fastslow.report.plan import plan_table
 
     settings = load_config(config, overrides or [])
-    console.print(plan_table(settings, make_plan(settings)))
+    console.print(plan_table(settings, make_plan(settings, problem_tokens(settings))))
 
 
 @app.command(epilog="Example: fastslow tasks chain")

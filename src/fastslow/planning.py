@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastslow.config import EMBEDDED_MODEL, RunConfig
+from fastslow.tasks import build_task
 
 EMBEDDED_PARAMETERS = 134_515_008
 ACTIVATION_BYTES_PER_PARAMETER_ROOT = 190.0
 """Bytes of activations per trained token over the square root of the parameter count; fitted to measured peaks of
 full fine-tuning in float32 without checkpointing (SmolLM2-135M: 2.2 MB a token)."""
+CHARACTERS_PER_TOKEN = 3.5
+HUB_PROBLEM_TOKENS = 256
+PROMPT_FRAME = 6  # tokens of "Question:", "Answer:" and the like
+PROCESS_GB = 0.8  # Python, torch and the libraries
 SAMPLING_EFFICIENCY = 0.35
 """Share of the measured matrix rate that sampling and training reach on small models."""
 
@@ -37,7 +42,16 @@ class Plan:
         return self.fast_rollouts + self.slow_rollouts
 
 
-def make_plan(config: RunConfig, prompt_tokens: int = 48, completion_tokens: int | None = None) -> Plan:
+def problem_tokens(config: RunConfig) -> int:
+    """Tokens of a typical training problem, from its characters; the task is built for that, the model isn't loaded."""
+    if getattr(config.task, "path", "").startswith("hub:"):
+        return HUB_PROBLEM_TOKENS  # a plan downloads nothing
+    problems = build_task(config.task, check=False).train[:64]
+    characters = sum(len(p.text) + sum(len(str(m["content"])) for m in p.messages) for p in problems)
+    return math.ceil(characters / len(problems) / CHARACTERS_PER_TOKEN) + PROMPT_FRAME
+
+
+def make_plan(config: RunConfig, prompt_tokens: int) -> Plan:
     """Plan ``config`` without loading the model. ``prompt_tokens``: of a typical problem without its context."""
     steps = config.steps
     batch = config.slow.problems_per_step * config.slow.group_size
@@ -56,12 +70,12 @@ def make_plan(config: RunConfig, prompt_tokens: int = 48, completion_tokens: int
     contexts = 1 if config.method == "rl" else 2
     evaluation = evaluations * contexts * problems * config.evaluation.n
     parameters = count_parameters(config.model.name)
-    memory = _memory_gb(config, parameters) if parameters else None
+    memory = _memory_gb(config, parameters, prompt_tokens) if parameters else None
     seconds = None
     if parameters:
-        length = completion_tokens or config.sampling.max_new_tokens
-        work = _step_flops(config, parameters, prompt_tokens, length) * (0 if config.method == "gepa" else steps)
-        work += 2 * parameters * (prompt_tokens + length) * (fast + evaluation)
+        passes = 2 + 6 + (2 if config.slow.kl > 0 else 0)  # sampling, training, the reference model
+        work = passes * parameters * _step_tokens(config, prompt_tokens) * (0 if config.method == "gepa" else steps)
+        work += 2 * parameters * (prompt_tokens + config.sampling.max_new_tokens) * (fast + evaluation)
         seconds = work / (matrix_rate(config) * SAMPLING_EFFICIENCY)
     return Plan(
         cycles=cycles,
@@ -94,25 +108,28 @@ def count_parameters(name: str) -> int | None:
     return int(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()]) if found else None
 
 
-def _memory_gb(config: RunConfig, parameters: int) -> float:
-    """Weights, gradients and two moments in float32, the base copy for KL, activations of one micro-batch."""
+def _memory_gb(config: RunConfig, parameters: int, prompt_tokens: int) -> float:
+    """Weights, gradients and two moments in float32, the base copy for KL, activations of the largest micro-batch."""
+    if config.method == "gepa":
+        return 4 * parameters / 1e9
     trained = parameters if config.model.lora is None else parameters // 100
     fixed = 4 * parameters + 12 * trained
     if config.slow.kl > 0 and config.model.lora is None:
         fixed += 4 * parameters
-    if config.method == "gepa":
-        fixed = 4 * parameters
-        return fixed / 1e9
-    return (fixed + config.slow.token_budget * ACTIVATION_BYTES_PER_PARAMETER_ROOT * math.sqrt(parameters)) / 1e9
+    tokens = min(config.slow.token_budget, _step_tokens(config, prompt_tokens))
+    return PROCESS_GB + (fixed + tokens * ACTIVATION_BYTES_PER_PARAMETER_ROOT * math.sqrt(parameters)) / 1e9
 
 
-def _step_flops(config: RunConfig, parameters: int, prompt: int, completion: int) -> float:
-    """Sampling (2 per parameter and token) and training (6) with contexts and problems computed once."""
+def _step_tokens(config: RunConfig, prompt_tokens: int) -> float:
+    """Tokens of a slow step's forest if no group is flat: contexts once, problems once a context, all replies."""
+    slow, reply = config.slow, config.sampling.max_new_tokens
     contexts = config.contexts_in_use
-    shared = contexts * (config.fast.max_context_tokens / 2 if config.method == "fst" else 0)
-    problems = config.slow.problems_per_step
-    tokens = shared + problems * contexts * prompt + problems * config.slow.group_size * completion
-    return (2 + 6 + (2 if config.slow.kl > 0 else 0)) * parameters * tokens
+    shared = 0.0
+    if config.method == "fst":
+        reflector = config.fast.reflector
+        examples = reflector.max_examples if reflector.type == "feedback" else config.fast.max_context_tokens
+        shared = contexts * min(config.fast.max_context_tokens, examples * (prompt_tokens + reply) + PROMPT_FRAME)
+    return shared + slow.problems_per_step * (contexts * prompt_tokens + slow.group_size * reply)
 
 
 def matrix_rate(config: RunConfig) -> float:

@@ -289,14 +289,16 @@ def test_a_plan_follows_its_overrides(home, model):
     from fastslow.config_io import parse_config
     from fastslow.planning import make_plan
 
-    plan = make_plan(parse_config(settings(model, steps=5, fast={"every": 2, "budget": 10}, evaluation={"every": 2})))
+    plan = make_plan(
+        parse_config(settings(model, steps=5, fast={"every": 2, "budget": 10}, evaluation={"every": 2})), 20
+    )
     assert (plan.cycles, plan.fast_rollouts, plan.slow_rollouts, plan.optimizer_steps) == (3, 30, 5 * 2 * 2, 5)
     # At 0, 2, 4 and the end (5), two contexts, val_size = 2.
     assert plan.evaluation_rollouts == 4 * 2 * 2
     assert plan.training_rollouts == 50 and plan.memory_gb > 0 and plan.seconds > 0
-    rl = make_plan(parse_config(settings(model, method="rl", steps=1000, max_rollouts=21)))
+    rl = make_plan(parse_config(settings(model, method="rl", steps=1000, max_rollouts=21)), 20)
     assert (rl.cycles, rl.fast_rollouts, rl.slow_rollouts) == (0, 0, 20)
-    gepa = make_plan(parse_config(settings(model, method="gepa", steps=1000, max_rollouts=21)))
+    gepa = make_plan(parse_config(settings(model, method="gepa", steps=1000, max_rollouts=21)), 20)
     assert (gepa.fast_rollouts, gepa.slow_rollouts, gepa.optimizer_steps) == (21, 0, 0)
 
 
