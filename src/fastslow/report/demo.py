@@ -11,12 +11,12 @@ from rich.console import Console
 
 from fastslow.report.plots import plot_compare
 from fastslow.report.tables import compare_markdown, compare_table
-from fastslow.report.text import for_markdown, for_terminal
+from fastslow.report.text import for_markdown, for_terminal, plain
 from fastslow.runs.directory import RunDirectory
 from fastslow.tasks import build_task, majority_share
 
-EXPECTED: dict[str, float] = {}
-"""Final accuracy under the evolved context by method, as measured with three seeds (docs/results/demo.md)."""
+EXPECTED = {"fst": 0.42, "rl": 0.00, "gepa": 0.07}
+"""Final accuracy under the evolved context by method: the means of three seeds in docs/results/demo.md."""
 
 
 class FinishedRun(Protocol):
@@ -52,7 +52,8 @@ def show(showing: Showing, console: Console, expected: bool) -> None:
     console.print(showing.constant_reply, markup=False)
     if showing.context:
         console.print("\nThe best context that FST found in its first run:")
-        console.print(for_terminal(showing.context))
+        for line in showing.context.splitlines():
+            console.print(f"    {for_terminal(line)}", highlight=False)
     console.print(f"\nPlot: {showing.figure}", markup=False)
 
 
@@ -70,7 +71,7 @@ def write_report(report: Path, showings: Sequence[Showing], command: str) -> Non
             f"![Validation accuracy over training rollouts]({picture.name})",
         ]
         if showing.context:
-            quoted = "\n".join(f"    {line}" for line in showing.context.splitlines())
+            quoted = "\n".join(f"    {plain(line)}".rstrip() for line in showing.context.splitlines())
             text += ["The best context that FST found in its first run:", quoted]
     report.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 

@@ -13,7 +13,7 @@ from fastslow.report.text import for_markdown, for_terminal
 
 CAPTION = (
     "Accuracy on validation problems at the last evaluation: mean over seeds, [95% interval] over seeds and problems. "
-    "Rollouts and seconds: mean per run."
+    "Rollouts (fast and slow, then both) and seconds: mean per run. Top reply: share of the most common reply."
 )
 _UNFINISHED = " Arms marked * have runs that are not finished."
 
@@ -49,7 +49,7 @@ def _cells(arms: Sequence[Arm], expected: Mapping[str, float] | None) -> list[li
     """Header and rows, unescaped."""
     header = ["arm", "seeds", "evolved context", "seed context"]
     header += ["expected"] if expected else []
-    header += ["fast", "slow", "total rollouts", "seconds", "majority share"]
+    header += ["fast", "slow", "rollouts", "seconds", "top reply"]
     rows = [header]
     for arm in arms:
         rollouts, seconds = arm.mean_final("rollouts"), arm.mean_final("seconds")
