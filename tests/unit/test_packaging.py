@@ -198,3 +198,11 @@ def test_every_config_field_says_what_it_means() -> None:
     ]
     assert len(rows) > 50
     assert not [row for row in rows if row.endswith("|  |")]
+
+
+@pytest.mark.parametrize("name", ["own_scorer.py", "own_task.yaml"])
+def test_the_readmes_own_task_is_the_one_in_examples(name: str) -> None:
+    """The printed example is the file that the tests run, comment lines of its own apart."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    assert "\n".join(lines).strip() in readme
