@@ -54,29 +54,26 @@ class ContextStore:
 
 @dataclass(slots=True)
 class _ContextPlan:
-    """Prefill of whole contexts, packed one behind the other."""
+    """Prefill of one whole context."""
 
     store: ContextStore
-    prefixes: Sequence[Prefix]
+    prefix: Prefix
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
-        outputs, start = [], 0
-        for prefix in self.prefixes:
-            cut = slice(start, start + len(prefix))
-            self.store.put(prefix, layer, k[:, cut].clone(), v[:, cut].clone())
-            outputs.append(attend_context(q[:, cut], k[:, cut], v[:, cut], options))
-            start += len(prefix)
-        return torch.cat(outputs, dim=1)
+        self.store.put(self.prefix, layer, k, v)
+        return attend_context(q, k, v, options)
 
 
 def prefill_contexts(policy: Policy, store: ContextStore, prefixes: Sequence[Prefix]) -> None:
-    """Compute the contexts that the store doesn't hold yet, in one packed forward."""
-    missing = store.missing(prefixes)
-    if missing:
-        ids = torch.tensor([t for p in missing for t in p], device=policy.device)
-        positions = torch.cat([torch.arange(len(p), device=policy.device) for p in missing])
-        with attention_plan(_ContextPlan(store, missing)):
-            policy.sampling_hidden(ids, positions)
+    """Compute the contexts that the store doesn't hold yet.
+
+    Each in a forward of its own: packed together they would round differently in other company, and a resumed run,
+    which starts with an empty store, would not repeat an unbroken one to the bit.
+    """
+    for prefix in store.missing(prefixes):
+        ids = torch.tensor(prefix, device=policy.device)
+        with attention_plan(_ContextPlan(store, prefix)):
+            policy.sampling_hidden(ids, torch.arange(len(prefix), device=policy.device))
 
 
 def _spans(prefixes: Sequence[Prefix]) -> list[tuple[Prefix, int, int]]:
