@@ -60,7 +60,7 @@ class _ContextPlan:
     prefix: Prefix
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
-        self.store.put(self.prefix, layer, k, v)
+        self.store.put(self.prefix, layer, k.contiguous(), v.contiguous())
         return attend_context(q, k, v, options)
 
 
