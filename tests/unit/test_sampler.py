@@ -233,6 +233,20 @@ def test_each_context_is_computed_once_per_weights_step(tmp_path, monkeypatch):
     assert sum(lengths) == shared + sum(len(ids) - s for ids, s in prompts) + tails
 
 
+def test_a_context_is_computed_in_a_forward_of_its_own_whatever_its_company(tmp_path, monkeypatch):
+    """Packed together, contexts would round differently than alone, and a resumed run would not repeat to the bit."""
+    policy = tiny_policy(save_tiny(tmp_path))
+    forwards = []
+    whole = policy.sampling_hidden
+    monkeypatch.setattr(
+        policy, "sampling_hidden", lambda ids, at: (forwards.append(tuple(ids.tolist())), whole(ids, at))[1]
+    )
+    TreeSampler(policy, config()).sample([Request(c, PROBLEMS[0], 1, 7) for c in (LONG, SHORT)])
+    for context in (LONG, SHORT):
+        ids, shared = policy.renderer.render(context, PROBLEMS[0])
+        assert forwards.count(ids[:shared]) == 1
+
+
 def test_a_model_that_cannot_share_gets_the_plain_sampler(policies):
     policy = policies("gemma2")
     sampler = build_sampler(policy, config(batch_size=5))
