@@ -28,7 +28,7 @@ def compare_table(runs: Sequence[str | Path], expected: Mapping[str, float] | No
     table = Table(title=title or None, caption=_caption(arms), title_justify="left", caption_justify="left")
     header, *rows = _cells(arms, expected)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(for_terminal(cell) for cell in row))
     return table
