@@ -9,6 +9,7 @@ from pathlib import Path
 from fastslow.config import RunConfig
 from fastslow.config_io import load_config
 from fastslow.engines.local import train
+from fastslow.errors import RunError
 from fastslow.progress import make_progress
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.summary import RunSummary, read_summary
@@ -28,9 +29,11 @@ class ArmRun:
 def run_demo(
     config_path: Path, out: Path, seeds: Sequence[int], arms: Sequence[str] = ARMS, overrides: Sequence[str] = ()
 ) -> list[ArmRun]:
-    """Train every arm for every seed; RL and GEPA get exactly the fast + slow rollouts that FST spent.
+    """Train every arm for every seed; RL and GEPA get at most the fast + slow rollouts that FST spent,
+    up to a whole step.
 
-    A run that is complete in ``out`` is read, not repeated; one that was interrupted goes on where it stopped.
+    A run that is complete in ``out`` is read, not repeated; one that was interrupted goes on where it stopped. A
+    complete run of another config is a :class:`RunError`: its figures would pass for the ones asked for.
     """
     runs: list[ArmRun] = []
     for seed in seeds:
@@ -48,6 +51,8 @@ def _run(config: RunConfig, out: Path, seed: int, arm: str) -> ArmRun:
     path = out / f"{arm}-seed{seed}"
     run = RunDirectory(path)
     if run.summary_path.exists():
+        if run.load_config() != config:
+            raise RunError(f"{path}: a finished run of another config is here; remove it, or choose another --out")
         return ArmRun(arm, seed, path, read_summary(run.summary_path))
     with make_progress(config, label=f"{arm} seed {seed}") as progress:
         summary = train(config, path, resume=run.config_path.exists(), progress=progress)

@@ -9,10 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from fastslow.evaluation.intervals import bootstrap_ci
+from fastslow.tasks.scoring import SOLVED
 from fastslow.types import Rollout
-
-SOLVED = 0.999
-"""Rewards from here on count as solved: room for a scorer's rounding."""
 
 
 @dataclass(frozen=True, slots=True)
