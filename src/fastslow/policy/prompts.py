@@ -1,7 +1,8 @@
 """From (context, problem) to prompt tokens, split where the context ends and the problem begins.
 
-The split lets every rollout under a context share its computation. Untrusted text can't close its turn: special
-tokens of the model inside instructions, examples or problems are broken up before rendering.
+The split lets every rollout under a context share its computation. Untrusted text can't close its turn: whatever
+would read as the prompt's own structure inside instructions, examples or problems is broken up before rendering (see
+:mod:`fastslow.policy.untrusted`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from fastslow.config import PromptConfig
 from fastslow.errors import ModelError
+from fastslow.policy.untrusted import Neutralizer, indent_labels, label_pattern, safe_role
 from fastslow.types import Context, Problem
 from fastslow.worked_examples import WorkedExample, parse_examples
 
@@ -31,8 +33,10 @@ class PromptRenderer:
         self.style = config.style if config.style != "auto" else ("chat" if has_template else "text")
         self.instructions = self._place_instructions(prefers_user_turn)
         self.examples = "turns" if config.examples == "auto" else config.examples
-        added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        self._special = sorted((t for t in added if len(t) > 1 and not t.isspace()), key=len, reverse=True)
+        self._neutralizer = Neutralizer(tokenizer, self._apply_template if self.style == "chat" else None)
+        labels = (config.question_prefix, config.answer_prefix)
+        self._labels = label_pattern(labels)
+        self._labels_anywhere = label_pattern(labels, at_start=True)
         self._prefix_texts: dict[str, str] = {}
         self._prefix_ids: dict[str, tuple[int, ...]] = {}
 
@@ -67,11 +71,8 @@ class PromptRenderer:
         return max(0, len(self._encode(self.prefix_text(context), first=True)) - empty)
 
     def neutralize(self, text: str) -> str:
-        """Break up the model's special tokens, so that text can't end its turn or open another."""
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no tokens
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        """Break up the model's special tokens and turn markers, so that text can't end its turn or open another."""
+        return self._neutralizer(text)
 
     def _plain_text(self, context: Context, examples: list[WorkedExample], problem: Problem) -> str:
         blocks = [self.neutralize(context.instructions.strip())] if context.instructions.strip() else []
@@ -80,8 +81,10 @@ class PromptRenderer:
         return "\n\n".join([*blocks, self._question(problem.text, None)])
 
     def _question(self, question: str, answer: str | None) -> str:
-        text = f"{self.config.question_prefix}{self.neutralize(question)}\n{self.config.answer_prefix}"
-        return text if answer is None else f"{text} {self.neutralize(answer)}"
+        """A question, and its answer if it has one; no line inside them can pose as another question or answer."""
+        asked = indent_labels(self.neutralize(question), self._labels)
+        text = f"{self.config.question_prefix}{asked}\n{self.config.answer_prefix}"
+        return text if answer is None else f"{text} {indent_labels(self.neutralize(answer), self._labels)}"
 
     def _chat_text(self, context: Context, examples: list[WorkedExample], problem: Problem) -> str:
         messages: list[dict[str, str]] = []
@@ -94,10 +97,12 @@ class PromptRenderer:
             for example in examples:
                 messages.append({"role": "user", "content": self.neutralize(example.question)})
                 messages.append({"role": "assistant", "content": self.neutralize(example.answer)})
-        messages += [{"role": m["role"], "content": self.neutralize(str(m["content"]))} for m in problem.messages]
-        messages.append({"role": "user", "content": self.neutralize(problem.text)})
+        own = [*((safe_role(m["role"]), str(m["content"])) for m in problem.messages), ("user", problem.text)]
+        messages += [{"role": role, "content": self.neutralize(content)} for role, content in own]
         if preface:
             first = next(m for m in messages if m["role"] == "user")
+            if self.examples == "user":
+                first["content"] = indent_labels(first["content"], self._labels_anywhere)
             first["content"] = "\n\n".join([*preface, first["content"]])
         return self._apply_template(messages)
 
