@@ -83,6 +83,9 @@ class _TaskBase(_Frozen):
     seed_context: SeedContextConfig = SeedContextConfig()
     convention: ConventionConfig | None = Field(None, description="a hidden reporting convention over the answers")
     score_timeout: float = Field(10.0, gt=0, description="seconds one scoring call may take")
+    reward_range: tuple[float, float] = Field(
+        (0.0, 1.0), description="lowest and highest reward of the scorer; one outside counts as the scorer's failure"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +176,12 @@ class FastConfig(_Frozen):
     passes: float = Field(5.0, gt=0, description="passes over the lookahead, if no budget is given")
     minibatch: int = Field(3, ge=1, description="problems a reflection reads")
     proposals: int = Field(2, ge=1, description="proposals evaluated together in one iteration")
+    rescore: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="share of the budget kept to re-score new contexts before they replace old ones; 0: no re-scoring",
+    )
     merge: bool = Field(True, description="also propose crossings of two contexts that win on different problems")
     max_context_tokens: int = Field(512, ge=1, description="cap on a context's tokens")
     components: list[Literal["instructions", "examples"]] = Field(
@@ -205,6 +214,11 @@ class SlowConfig(_Frozen):
     weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay")
     warmup: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
+    max_skipped_steps: int = Field(
+        5,
+        ge=1,
+        description="updates in a row with a NaN or exploding gradient, each skipped, after which the run stops",
+    )
     truncated: Literal["zero", "mask"] = Field(
         "zero", description="completions cut at max_new_tokens: reward 0, or no loss"
     )
@@ -279,6 +293,13 @@ def _largest_divisor(number: int, at_most: int) -> int:
     return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)
 
 
+def shipped(name: str) -> Path:
+    """A file or folder that stands at the top of a checkout and inside the package in a wheel (see ``setup.py``)."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1]
+    return (checkout if (checkout / "pyproject.toml").is_file() else package) / name
+
+
 def config_dir() -> Path:
-    """Where the shipped configs stand in a checkout."""
-    return Path(__file__).resolve().parents[2] / "configs"
+    """Where the shipped configs stand."""
+    return shipped("configs")
