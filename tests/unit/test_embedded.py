@@ -287,3 +287,17 @@ def test_work_folders_of_killed_processes_are_removed_after_a_day(
     os.utime(old, (two_days_ago, two_days_ago))
     embedded.embedded_model_dir()
     assert young.exists() and not old.exists()
+
+
+def test_the_library_s_reader_of_gguf_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    """A private name of transformers is replaced meanwhile: this breaks loudly where it is gone or no longer used."""
+    import inspect
+
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    assert "tqdm(" in inspect.getsource(reader)
+    usual = reader.tqdm
+    with embedded._without_bars():
+        assert list(reader.tqdm([1, 2], desc="Converting")) == [1, 2]
+    assert reader.tqdm is usual
+    assert capfd.readouterr().err == ""

