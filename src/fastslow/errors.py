@@ -25,3 +25,7 @@ class EndpointError(FastslowError):
 
 class RunError(FastslowError):
     """A run directory or a checkpoint can't be used."""
+
+
+class EngineError(FastslowError):
+    """An engine, or the library under it, can't run what is asked."""
