@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastslow.config import RunConfig
+from fastslow.errors import RunError
 from fastslow.evaluation.accuracy import Accuracy, measure_accuracy
 from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.fast.population import Population
@@ -222,5 +223,14 @@ class FastSlowTraining:
         state.flat_groups += int(metrics["flat_groups"])
         state.rescued_groups += int(metrics["rescued_groups"])
         rewards = [r for g in groups for r in g.rewards]
+        skipped = int(metrics.get("skipped_steps", 0))
+        state.skipped_steps += skipped
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
         values: dict[str, Any] = {"reward": sum(rewards) / len(rewards), **metrics}
         self.recorder.slow(state, values, sampling, seconds)
+        if state.skipped_in_a_row >= self.config.slow.max_skipped_steps:
+            raise RunError(
+                f"{state.skipped_in_a_row} updates in a row were skipped (gradient norm {metrics['grad_norm']:g}), and "
+                f"the weights are still those of weights step {self.sampler.weights_step}; raise slow.max_skipped_steps to "
+                f"go past them, or start anew with a lower slow.lr (it was {self.config.slow.lr:g})"
+            )

@@ -89,7 +89,8 @@ def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
     if kind == "slow":
         return (
             f"step {state.step}: reward {values['reward']:.2f}, flat groups {values['flat_groups']:.0f} of "
-            f"{values['groups']:.0f}, {values['seconds']:.1f} s"
+        skipped = f", update skipped (gradient norm {values['grad_norm']:g})" if values.get("skipped_steps") else ""
+            f"{values['groups']:.0f}{skipped}, {values['seconds']:.1f} s"
         )
     if kind == "evaluation":
         accuracy = values["accuracy"]

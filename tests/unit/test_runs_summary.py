@@ -36,6 +36,7 @@ def counts() -> SimpleNamespace:
         flat_groups=3,
         rescued_groups=2,
         scorer_errors=1,
+        skipped_steps=0,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from pathlib import Path
 
 from transformers import set_seed
 
 from fastslow.config import PolicyReflector, RunConfig, SamplingConfig
-from fastslow.errors import RunError
+from fastslow.errors import FastslowError, RunError
 from fastslow.evaluation.drift import measure_drift
 from fastslow.fast.base import Reflector
 from fastslow.fast.gepa_bridge import GepaOptimizer
@@ -63,9 +63,13 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
                     raise RunError(f"stopped at step {stopped}; go on with --resume --out {out}") from None
             drift = _drift(config, policy, loop)
             summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
+                except FastslowError as error:
+                    raise _with_saved_step(error, recorder, learner, loop, out) from error.__cause__
             run.write_summary(summary.model_dump(mode="json"))
             if progress and summary.scorer_errors:
                 often = "; ".join(f"{count} x {message}" for message, count in task.errors.most_common(2))
+            if progress and summary.skipped_steps:
+                progress.note(f"{summary.skipped_steps} updates were skipped for a NaN or exploding gradient")
                 progress.note(f"the scorer failed on {summary.scorer_errors} rollouts, which got reward 0 ({often})")
             return summary
         finally:
@@ -82,7 +86,19 @@ def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
         reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
         if hasattr(reflector, "check"):
             reflector.check()
-    return task, policy, reflector
+    return task, policy, reflector, checked
+
+
+def _with_saved_step(
+    error: FastslowError, recorder: Recorder, learner: LocalLearner, loop: FastSlowTraining, out: str | Path
+) -> FastslowError:
+    """The same error, telling where to go on; the last step boundary is saved if its weights are here and sound."""
+    if learner.updates == recorder.boundary_updates:
+        with contextlib.suppress(FastslowError):  # weights that hold NaN, or the full disk that was the error itself
+            recorder.save_last_boundary(loop)
+    if recorder.saved_step is None:
+        return error
+    return type(error)(f"{error}; saved up to step {recorder.saved_step}: go on with --resume --out {out}")
 
 
 def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[str, float]:

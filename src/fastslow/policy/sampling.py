@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastslow.config import SamplingConfig
+from fastslow.errors import ModelError
 from fastslow.policy.model import Policy
 from fastslow.seeds import derive_seed
 from fastslow.types import Completion, Context, FinishReason, Request
@@ -71,7 +73,13 @@ class RowSampler:
             point_R1 = torch.from_numpy(uniform).to(cdf_RV.device)[:, None] * cdf_RV[:, -1:]
             tokens_R = torch.searchsorted(cdf_RV, point_R1, right=True)[:, 0].clamp_max(logits_RV.shape[-1] - 1)
         chosen_R = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
-        return tokens_R.tolist(), chosen_R.tolist()
+        chosen = chosen_R.tolist()
+        if any(map(math.isnan, chosen)):  # one NaN or +inf among a row's logits makes all its log-probabilities NaN
+            raise ModelError(
+                f"weights step {self.weights_step}: the model's logits are NaN or infinite, and no token can be drawn; "
+                "try a lower slow.lr, or model.sampling_dtype: float32"
+            )
+        return tokens_R.tolist(), chosen
 
     def append(self, row: SampleRow, token: int, logprob: float) -> FinishReason | None:
         """Add a token; why the row ends with it, or None."""

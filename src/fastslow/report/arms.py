@@ -68,6 +68,11 @@ class Arm:
     def finished(self) -> bool:
         return all(run.finished for run in self.runs)
 
+    @property
+    def skipped_steps(self) -> int:
+        """Updates left out for their gradient, over all runs."""
+        return sum(bool(line.get("skipped_steps")) for run in self.runs for line in run.lines)
+
     def final(self, which: Which) -> tuple[float, Interval]:
         """Accuracy at every run's last evaluation: mean over seeds, and its 95% interval."""
         return mean_accuracy([run.evaluations[-1] for run in self.runs], which)

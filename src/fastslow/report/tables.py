@@ -66,7 +66,9 @@ def _cells(arms: Sequence[Arm], expected: Mapping[str, float] | None) -> list[li
 
 
 def _caption(arms: Sequence[Arm]) -> str:
-    return CAPTION + ("" if all(arm.finished for arm in arms) else _UNFINISHED)
+    skipped = [f"{arm.label} {n}" for arm in arms if (n := arm.skipped_steps)]
+    left_out = f" Updates skipped for a NaN or exploding gradient: {', '.join(skipped)}." if skipped else ""
+    return CAPTION + ("" if all(arm.finished for arm in arms) else _UNFINISHED) + left_out
 
 
 def _markdown_cell(cell: str) -> str:

@@ -25,7 +25,10 @@ from fastslow.runs.files import disk_errors, read_json, write_json, write_text
 from fastslow.runs.lock import RunLock
 
 GROWING_KEYS = ("steps", "max_rollouts")
-"""Config keys that a resumed run may raise; every other key must stay as it was."""
+"""Config keys that a resumed run may raise."""
+
+PATIENCE_KEYS = ("slow.max_skipped_steps", "task.score_timeout", "task.reward_range")
+"""Config keys that a resumed run may set anew, to go on where it stopped; every other key must stay as it was."""
 
 _CYCLE = re.compile(r"cycle-(\d+)\.json")
 _LOCK = ".lock"
@@ -183,7 +186,7 @@ def _check_resumable(path: Path, stored: RunConfig, config: RunConfig) -> None:
     before, after = flatten(stored.model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     for key in [*before, *(k for k in after if k not in before)]:
         old, new = before.get(key), after.get(key)
-        if old == new:
+        if old == new or key in PATIENCE_KEYS:
             continue
         if key in GROWING_KEYS:
             if new is None or (old is not None and new > old):

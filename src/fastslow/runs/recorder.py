@@ -55,7 +55,11 @@ class Progress(Protocol):
 
 
 class Recorder:
-    """One run's writer. ``progress`` hears of every phase."""
+    """One run's writer. ``progress`` hears of every phase.
+
+    ``boundary_updates``: the learner's updates at the last boundary, where it counts them. While they are the same, the
+    weights are still those of that boundary.
+    """
 
     def __init__(self, run: RunDirectory, checkpoint_every: int, keep: int, progress: Progress | None = None) -> None:
         self.run, self.checkpoint_every, self.keep, self.progress = run, checkpoint_every, keep, progress
@@ -66,6 +70,7 @@ class Recorder:
         self.saved_step: int | None = None
         self._updating = False
         self._asked_to_stop = False
+        self.boundary_updates: int | None = None
         self._stored: dict[tuple[str, int], int] = {}  # rollouts in the ledger, by (phase, step)
 
     def close(self) -> None:
@@ -137,6 +142,7 @@ class Recorder:
         tensors, learner = loop.learner.state()
         noted = {k: v for k, v in self._boundary.items() if k != "rng_tensors"}
         save_checkpoint(
+        self.boundary_updates = getattr(loop.learner, "updates", None)
             self.run.checkpoints,
             noted["state"]["step"],
             {**tensors, "rng": self._boundary["rng_tensors"]},

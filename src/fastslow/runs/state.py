@@ -27,7 +27,8 @@ class RunState:
 
     ``rollouts``, ``tokens`` and ``seconds`` are counted by phase, the same way for every method. ``measured`` keeps
     the validation accuracy of each context (by id) under the weights of ``measured_step``, so that a resumed run
-    repeats no evaluation that an unbroken one would not.
+    repeats no evaluation that an unbroken one would not. ``skipped_steps`` had a NaN or exploding gradient, the last
+    ``skipped_in_a_row`` of them without a good one between.
     """
 
     population: Population
@@ -39,6 +40,8 @@ class RunState:
     flat_groups: int = 0
     rescued_groups: int = 0
     scorer_errors: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured_step: int = 0

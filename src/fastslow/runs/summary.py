@@ -112,6 +112,7 @@ class RunSummary(_Record):
     rescued_groups: int = Field(0, description="groups that are not flat only because contexts differ")
     scorer_errors: int = 0
     peak_memory_gb: float | None = Field(None, description="largest resident memory of the process so far, 1e9 bytes")
+    skipped_steps: int = Field(0, description="slow steps whose update was left out: a NaN or exploding gradient")
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -131,6 +132,7 @@ class Counts(Protocol):
     rescued_groups: int
     scorer_errors: int
 
+    skipped_steps: int
 
 def build_summary(
     config: RunConfig, counts: Counts, lines: Sequence[Mapping[str, Any]], drift: Mapping[str, float] | None = None
@@ -162,6 +164,7 @@ def build_summary(
         scorer_errors=counts.scorer_errors,
         peak_memory_gb=peak_memory_gb(),
         versions=package_versions(),
+        skipped_steps=counts.skipped_steps,
     )
 
 

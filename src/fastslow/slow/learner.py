@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from fastslow.config import SlowConfig
+from fastslow.errors import ModelError
 from fastslow.policy.logprobs import sequence_logprobs
 from fastslow.policy.model import Policy
 from fastslow.policy.tree import TokenSequence
 from fastslow.slow.advantages import group_advantages
+from fastslow.slow.guard import GradientGuard
 from fastslow.slow.losses import LOSSES, LossSettings, TokenBatch, kl_penalty
 from fastslow.slow.microbatch import split_by_context
+from fastslow.staleness import require_current
 from fastslow.types import Group, Rollout
 
 
@@ -40,34 +43,45 @@ class LocalLearner:
             policy.trainable().values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         self.updates = 0
+        self.guard = GradientGuard()
         if config.kl > 0:
             policy.keep_base()
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One optimizer step. Flat groups are dropped before the forward pass, so they get no KL gradient either.
 
-        Without any group left the weights stay as they are and no optimizer step is counted.
+        Without any group left the weights stay as they are and no optimizer step is counted. Neither do they move where
+        :class:`GradientGuard` skips the update (``skipped_steps`` is then 1). Raises :class:`StaleError` for rollouts
+        that other weights made: their log-probabilities would be taken for the current policy's.
         """
+        for rollout in (r for g in groups for r in g.rollouts):
+            require_current(
+                f"a rollout of problem {rollout.problem_id!r}", rollout.weights_step, self.policy.weights_step
+            )
         kept = [g for g in groups if not g.is_flat]
         metrics = {
             "groups": float(len(groups)),
             "flat_groups": float(len(groups) - len(kept)),
             "rescued_groups": float(sum(map(rescued_by_contexts, kept))),
             "lr": self.learning_rate,
+            "skipped_steps": 0.0,
         }
         samples = self._samples(kept)
         if not samples:
             return {**metrics, "loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "computed_tokens": 0.0}
         self.optimizer.zero_grad(set_to_none=True)
         totals = self._backward(samples)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable().values(), self.config.max_grad_norm)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.policy.trainable().values(), self.config.max_grad_norm))
+        if self.guard.skips(totals["loss"], grad_norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            return {**metrics, **totals, "grad_norm": grad_norm, "skipped_steps": 1.0}
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self.policy.weights_step += 1
-        return {**metrics, **totals, "grad_norm": float(grad_norm)}
+        return {**metrics, **totals, "grad_norm": grad_norm}
 
     @property
     def learning_rate(self) -> float:
@@ -131,14 +145,18 @@ class LocalLearner:
         totals["computed_tokens"] += computed
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Weights and AdamW moments by parameter name, and the number of updates."""
+        """Weights and AdamW moments by parameter name, the number of updates and their latest gradient norms.
+
+        Raises :class:`ModelError` where a weight is not finite: a checkpoint holds weights that a run can go on from.
+        """
+        self.require_finite_weights()
         named = self.policy.trainable()
         moments: dict[str, Tensor] = {}
         for name, parameter in named.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 moments[f"{name}/{key}"] = value.detach().clone().reshape(value.shape).contiguous()
         weights = {name: p.detach().contiguous() for name, p in named.items()}
-        return {"weights": weights, "optimizer": moments}, {"updates": self.updates}
+        return {"weights": weights, "optimizer": moments}, {"updates": self.updates, "grad_norms": self.guard.norms}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         named = self.policy.trainable()
@@ -151,6 +169,15 @@ class LocalLearner:
             # AdamW's fused step wants its step counter on the parameter's device, in float32.
             self.optimizer.state[parameter][moment] = value.to(parameter.device).clone()
         self.updates = self.policy.weights_step = int(state["updates"])
+        self.guard.load(state.get("grad_norms", ()))
+
+    def require_finite_weights(self) -> None:
+        bad = [name for name, p in self.policy.trainable().items() if not bool(torch.isfinite(p).all())]
+        if bad:
+            raise ModelError(
+                f"weights step {self.policy.weights_step}: {bad[0]} holds NaN or infinite weights, which are never "
+                "saved; go on from the last checkpoint, with a lower slow.lr"
+            )
 
 
 def rescued_by_contexts(group: Group) -> bool:
