@@ -133,7 +133,7 @@ def test_faults_are_one_line_that_names_field_and_mend(tmp_path, text, changes, 
         ("data.xlsx", b"", "expected .jsonl, .csv, .parquet"),
         ("data.jsonl", b"\xff\xfe{}", "is not UTF-8"),
         ("data.parquet", b"not parquet", "is not readable as Parquet"),
-        ("data.csv", b"question,answer\n" + b"a" * 200_000 + b",1\n", "after line 1 is not CSV"),
+        ("data.csv", b"question,answer\n" + b"a" * (2**24 + 1) + b",1\n", "after line 1 is not CSV"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, data, words):

@@ -98,7 +98,7 @@ _folded_cached = lru_cache(maxsize=256)(folded)
 def _stands_in(needle: str, text: str) -> bool:
     start = text.find(needle)
     while start >= 0:
-        before, after = text[:start][-1:], text[start + len(needle) :][:1]
+        before, after = text[max(0, start - 1) : start], text[start + len(needle) : start + len(needle) + 1]
         # "add 1 + 2" must not be found inside "add 1 + 23".
         if not (before.isalnum() and needle[0].isalnum()) and not (after.isalnum() and needle[-1].isalnum()):
             return True

@@ -15,21 +15,26 @@ ADVICE = "Advice: "
 EXPECTED = "Expected reply: "
 CORRECT = "Correct."
 ANSWER_ALONE = "Reply with the answer alone."
+LONGEST_FEEDBACK = 16_000
+"""Characters of one feedback that are kept; a longer one loses its middle."""
+
 _CONTINUED = "    "
 _QUOTE_LIMIT = 120
+_LONGEST_EXPECTED = LONGEST_FEEDBACK // 2
 
 
 def compose_feedback(notes: str | Iterable[str], *, advice: Iterable[str] = (), expected: str | None = None) -> str:
     """Notes, each on lines of its own; then one ``Advice:`` line per distinct advice; then the expected reply.
 
     ``expected`` may span lines: the further ones are indented, and :func:`expected_in` gives back the exact text.
-    An advice is folded onto one line. Quote model output with :func:`quoted`, so that it can't pose as advice.
+    One of over 8,000 characters is left out, since a part of it would teach a wrong reply. An advice is folded onto
+    one line. Quote model output with :func:`quoted`, so that it can't pose as advice.
     """
     lines = [notes] if isinstance(notes, str) else list(notes)
     lines = [line for line in lines if line]
     seen = dict.fromkeys(" ".join(text.split()) for text in advice)
     lines += [ADVICE + text for text in seen if text]
-    if expected is not None:
+    if expected is not None and len(expected) + expected.count("\n") * len(_CONTINUED) <= _LONGEST_EXPECTED:
         lines.append(EXPECTED + expected.replace("\n", "\n" + _CONTINUED))
     return "\n".join(lines)
 
@@ -53,6 +58,19 @@ def expected_in(feedback: str) -> str | None:
             break
         parts.append(line[len(_CONTINUED) :])
     return "\n".join(parts)
+
+
+def bounded(feedback: str) -> str:
+    """The feedback in at most about LONGEST_FEEDBACK characters, its end (the expected reply) kept whole."""
+    if len(feedback) <= LONGEST_FEEDBACK:
+        return feedback
+    tail = LONGEST_FEEDBACK - LONGEST_FEEDBACK // 4
+    cut = feedback.find("\n", len(feedback) - tail) + 1  # at a line's start, so that no half line poses as advice
+    cut = cut or len(feedback)
+    short = f"{feedback[: LONGEST_FEEDBACK // 4]}\n[… long feedback: its middle is left out …]\n{feedback[cut:]}"
+    if expected_in(short) != expected_in(feedback):  # a part of the expected reply would teach a wrong one
+        short = f"\n{short}".replace(f"\n{EXPECTED}", "\nA part of the expected reply: ")[1:]
+    return short
 
 
 def quoted(text: str, limit: int = _QUOTE_LIMIT) -> str:
@@ -86,7 +104,7 @@ def stands_in(answer: str, reply: str) -> bool:
         return False
     start = text.find(wanted)
     while start >= 0:
-        before, after = text[:start][-1:], text[start + len(wanted) :][:1]
+        before, after = text[max(0, start - 1) : start], text[start + len(wanted) : start + len(wanted) + 1]
         glued = (before.isalnum() and wanted[0].isalnum()) or (after.isalnum() and wanted[-1].isalnum())
         if not glued:
             return True

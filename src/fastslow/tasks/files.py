@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastslow.config import FileTask
 from fastslow.errors import TaskError
-from fastslow.tasks.feedback import CORRECT, compose_feedback, expected_in, miss_notes
+from fastslow.tasks.feedback import CORRECT, compose_feedback, expected_in, miss_notes, one_line, quoted
 from fastslow.tasks.problems import Split, clean_text, problem_id, seed_context, shuffled, split_problems
 from fastslow.tasks.replies import extract_answer
 from fastslow.tasks.rows import HUB, read_rows
 from fastslow.tasks.scorers import make_scorer
 from fastslow.tasks.scoring import SOLVED
 from fastslow.types import Message, Problem, Score
+
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 
 class FileSource:
@@ -86,7 +89,7 @@ class FileSource:
 def _check_columns(row: Mapping[str, Any], config: FileTask, path: str) -> None:
     for field, column in (("question", config.question), ("answer", config.answer)):
         if column is not None and column not in row:
-            present = ", ".join(map(str, row))
+            present = one_line(", ".join(map(str, row)))
             raise TaskError(f"task.{field}: {path} has no column {column!r}; it has {present}")
 
 
@@ -96,9 +99,16 @@ def _question(value: Any, column: str, where: str) -> tuple[tuple[Message, ...],
         if not all(isinstance(m, Mapping) and isinstance(m.get("content"), str) and m.get("role") for m in value):
             raise TaskError(f"task.question: {where}: each message in {column!r} needs a role and a content text")
         *earlier, last = value
+        for number, message in enumerate(value, start=1):
+            if not isinstance(message["role"], str) or not _ROLE.fullmatch(message["role"]):
+                told = quoted(str(message["role"]), 40)
+                raise TaskError(
+                    f"task.question: {where}: message {number} in {column!r} has the role {told}; "
+                    "a role is one word, like system, user or assistant"
+                )
         if last["role"] != "user":
             raise TaskError(f"task.question: {where}: the last message in {column!r} must be the user's")
-        turns = tuple({"role": str(m["role"]), "content": clean_text(m["content"])} for m in earlier)
+        turns = tuple({"role": m["role"], "content": clean_text(m["content"])} for m in earlier)
         return turns, _filled(last["content"], column, where)
     if isinstance(value, (int, float)):
         value = str(value)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastslow.errors import TaskError
 
 HUB = "hub:"
+_LONGEST_CELL = 2**24  # characters; a quote that is never closed makes one cell of the rest of a file
 Row = dict[str, Any]
 
 
@@ -57,13 +59,23 @@ def _read_jsonl(path: Path, field: str) -> list[Row]:
 
 
 def _read_csv(path: Path, field: str) -> list[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines, _long_cells():
         reader = csv.DictReader(lines)
         try:
             # A row longer than the header keeps its rest under None; that is no column.
             return [{k: v for k, v in row.items() if k is not None} for row in reader]
         except csv.Error as error:
             raise TaskError(f"{field}: {path} after line {reader.line_num} is not CSV: {error}") from None
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """The csv module refuses cells of more than 131,072 characters, by a setting of the whole process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_parquet(path: Path, field: str) -> list[Row]:

@@ -28,7 +28,7 @@ ScoreFunction = Callable[[str, str | None, str, Mapping[str, Any]], float | tupl
 
 _NUMBER = re.compile(r"(?<![\w.)])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?")
 _CHOICE_ALONE = re.compile(r"\(?([A-Za-z])(?:\)|[.):](?:\s.*)?)?", re.DOTALL)
-_CHOICE_TOLD = re.compile(r"answer(?:\s+is)?\s*:?\s*\(?([A-Z])\b(?!')", re.IGNORECASE)
+_CHOICE_TOLD = re.compile(r"answer(?:\s+is)?\s*(?::\s*)?\(?([A-Z])\b(?!')", re.IGNORECASE)
 _TOLERANCE = 1e-6
 
 
@@ -64,9 +64,12 @@ def exact(question: str, answer: str | None, completion: str, metadata: Mapping[
 
 def numeric(question: str, answer: str | None, completion: str, metadata: Mapping[str, Any]) -> float:
     """1 if the last number in the reply equals the gold's last number, to one part in a million."""
-    gold, said = last_number(answer or ""), last_number(extract_answer(completion))
+    reply = extract_answer(completion)
+    gold, said = last_number(answer or ""), last_number(reply)
     if gold is None:
         raise ValueError(f"the gold answer {answer!r} holds no number")
+    if math.isinf(gold):  # beyond a float's range all numbers look alike: the digits decide
+        return float(_last_digits(reply) == _last_digits(answer or ""))
     return float(said is not None and math.isclose(said, gold, rel_tol=_TOLERANCE, abs_tol=1e-9))
 
 
@@ -80,8 +83,13 @@ def choice(question: str, answer: str | None, completion: str, metadata: Mapping
 
 def last_number(text: str) -> float | None:
     """The last number in a text, thousands commas and a Unicode minus read; None if there is none."""
+    digits = _last_digits(text)
+    return None if digits is None else float(digits)
+
+
+def _last_digits(text: str) -> str | None:
     found = _NUMBER.findall(text.replace("\u2212", "-"))
-    return float(found[-1].replace(",", "")) if found else None
+    return found[-1].replace(",", "").removeprefix("+") if found else None
 
 
 def choice_letter(text: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastslow.errors import TaskError
 from fastslow.tasks.base import Task
-from fastslow.tasks.feedback import one_line, quoted
+from fastslow.tasks.feedback import bounded, one_line, quoted
 from fastslow.types import Context, Problem, Score
 
 SOLVED = 0.999
@@ -68,7 +68,7 @@ class SafeTask:
             return self._failed(f"the scorer gave {quoted(repr(score.reward))} as reward, not a finite number")
         if error is not None:
             return self._failed(error)
-        return Score(reward, feedback if isinstance(feedback, str) else str(feedback))
+        return Score(reward, bounded(feedback if isinstance(feedback, str) else str(feedback)))
 
     def _call(self, problem: Problem, completion: str) -> Score:
         if self._timeout is None:
