@@ -50,6 +50,7 @@ class FastSlowTraining:
 
     def run(self) -> RunState:
         """Train to the end of the config (or of its rollout budget), from wherever ``state`` stands."""
+        self.recorder.begin(self)
         while True:
             if self.evaluation_due():
                 self.evaluate()

@@ -108,6 +108,9 @@ class NotedRecorder(Recorder):
         self.events: list[tuple] = []
         self.all_rollouts: list = []
 
+    def begin(self, loop) -> None:
+        return
+
     def boundary(self, loop, save) -> None:
         self.events.append(("boundary", loop.state.step, save))
 

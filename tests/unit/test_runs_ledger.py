@@ -9,8 +9,11 @@ import sys
 import pytest
 
 from fastslow.errors import RunError
-from fastslow.runs import ledger as ledger_module
-from fastslow.runs.ledger import Ledger, Reflection, query_rollouts, storable
+from fastslow.fast.base import ReflectionCall
+from fastslow.runs import ledger_query, ledger_schema
+from fastslow.runs.fates import Fate
+from fastslow.runs.ledger import Ledger
+from fastslow.runs.ledger_file import storable
 from fastslow.runs.ledger_schema import SCHEMA_VERSION
 from fastslow.types import Context, Rollout
 
@@ -21,6 +24,10 @@ def rollout(problem: str = "p0", phase: str = "slow", reward: float = 1.0, **cha
         completion_ids=(4, 5), logprobs=(-0.5, -0.25), text="7", finish_reason="stop", reward=reward,
     )  # fmt: skip
     return Rollout(**{**values, **changes})
+
+
+def query_rollouts(*args) -> list[dict]:
+    return list(ledger_query.query_rollouts(*args))
 
 
 def one_line(caught) -> str:
@@ -57,8 +64,8 @@ def fill(ledger: Ledger, steps: range) -> None:
     for step in steps:
         ledger.add_rollouts("slow", step, [rollout(f"p{step}"), rollout(f"q{step}")])
         ledger.add_slow_step(step, {"reward": step / 7})
-        ledger.add_contexts(step, [(Context({"instructions": f"i{step}\ud800"}, ("x",), step, "why"), "accepted")])
-        ledger.add_reflections(step, [Reflection("h", 12, 0.5, "rejected", "too long")])
+        ledger.add_contexts(step, [Fate(Context({"instructions": f"i{step}\ud800"}, ("x",), step, "why"), "accepted")])
+        ledger.add_reflections(step, [ReflectionCall("h", 12, 0.5, "refused", "too long", "word", "x", "y")])
 
 
 def dump(path) -> list:
@@ -118,8 +125,8 @@ os.kill(os.getpid(), 9)
 def test_any_text_is_storable_and_always_the_same_way(tmp_path, text):
     with Ledger(tmp_path / "l") as ledger:
         ledger.add_rollouts("slow", 1, [rollout(problem=text, text=text, feedback=text, error=text)])
-        ledger.add_contexts(0, [(Context({text: text}, reason=text), text)])
-        ledger.add_reflections(0, [Reflection("h", 1, 0.0, text, text)])
+        ledger.add_contexts(0, [Fate(Context({text: text}, reason=text), "rejected", text)])
+        ledger.add_reflections(0, [ReflectionCall("h", 1, 0.0, text, text, text)])
         ledger.add_slow_step(1, {text: text})
     (row,) = query_rollouts(tmp_path / "l")
     assert row["text"] == row["feedback"] == row["error"] == row["problem_id"] == storable(text)
@@ -134,7 +141,7 @@ def test_reading_filters_and_bad_sql_is_one_line(tmp_path):
             0.5,
             1.0,
         ]  # while it is written
-    assert [r["reward"] for r in query_rollouts(path, limit=1)] == [0.0]
+    assert [r["reward"] for r in query_rollouts(path, None, 1)] == [1.0]  # the newest
     for bad in ("reward >", "no_such > 1", "1); DELETE FROM rollouts; --", "'unclosed", "\x00", "\ud800"):
         with pytest.raises(RunError) as caught:
             query_rollouts(path, bad)
@@ -212,10 +219,9 @@ def test_an_older_ledger_is_brought_up_to_date_with_its_rows(tmp_path, monkeypat
     path = tmp_path / "l"
     with Ledger(path) as ledger:
         fill(ledger, range(2))
-    monkeypatch.setattr(
-        ledger_module, "MIGRATIONS", (*ledger_module.MIGRATIONS, "ALTER TABLE rollouts ADD COLUMN extra TEXT")
-    )
-    monkeypatch.setattr(ledger_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    more = (*ledger_schema.MIGRATIONS, "ALTER TABLE rollouts ADD COLUMN extra TEXT")
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", more)
+    monkeypatch.setattr(ledger_schema, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     for _ in range(2):  # and only once
         with Ledger(path) as ledger:
             assert ledger.counts()["slow"] == 4

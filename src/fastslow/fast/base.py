@@ -27,14 +27,48 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedTry:
+    """A try of a reflector that failed and was repeated, and why; ``seconds`` include the wait after it."""
+
+    tokens: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
-    """New texts for some components, or None with the reason why there are none. ``tokens`` were spent on it."""
+    """New texts for some components, or None with the reason why there are none. ``tokens`` were spent on it.
+
+    ``prompt_hash`` (:func:`fastslow.fast.reflect.prompt.text_hash`) names the prompt of a reflector that wrote one;
+    ``failed`` are its tries before the last. ``calls``, ``tokens`` and ``seconds`` count all tries.
+    """
 
     components: Mapping[str, str] | None
     reason: str
     calls: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    prompt_hash: str = ""
+    failed: tuple[FailedTry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionCall:
+    """One call of a reflector, as the ledger keeps it.
+
+    ``outcome``: ``proposed`` (a context that may be tried), ``refused`` (by a guard), ``failed`` (no usable text) or
+    ``retried`` (a try that was repeated). ``context_id``: the context it was asked to improve; ``proposed_id``: the
+    context it proposed, if any. ``prompt_hash``: of the prompt, or of all that was read where there is none.
+    """
+
+    prompt_hash: str
+    tokens: int
+    seconds: float
+    outcome: str
+    reason: str = ""
+    reflector: str = ""
+    context_id: str = ""
+    proposed_id: str | None = None
 
 
 class Reflector(Protocol):
@@ -59,6 +93,7 @@ class FastReport:
     reflection_tokens: int = 0
     reflection_seconds: float = 0.0
     reasons: Mapping[str, int] = field(default_factory=dict)
+    reflections: tuple[ReflectionCall, ...] = ()
 
 
 class FastOptimizer(Protocol):

@@ -23,6 +23,7 @@ from fastslow.fast.base import Evaluate, Record
 from fastslow.fast.budget import Budget
 from fastslow.fast.guards import ContextGuard, leaks
 from fastslow.fast.lineage import Lineage
+from fastslow.tasks.feedback import one_line
 from fastslow.types import Context, Problem, Rollout
 
 MERGE_SUBSAMPLE = 5
@@ -142,7 +143,7 @@ class Adapter:
         self.lineage.proposals += 1
         reason = self.guard.reject(merged, None, self.lineage.seen)
         if reason is not None:
-            self.lineage.reject(merged, parents, reason)
+            self.lineage.refuse(merged, parents, reason)
             return None
         self.lineage.adopt(merged, parents, "merge")
         return merged
@@ -286,4 +287,4 @@ class DebugLog:
         self._logger = logging.getLogger("fastslow.fast.gepa")
 
     def log(self, message: str) -> None:
-        self._logger.debug("%s", message)
+        self._logger.debug("%s", one_line(str(message), 2000))

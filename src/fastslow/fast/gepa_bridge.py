@@ -85,9 +85,10 @@ class GepaOptimizer:
 
         members = members[: split.members]
         adapter.rescore(members)
-        if hasattr(self.reflector, "set_pool"):
+        takes_pool = hasattr(self.reflector, "set_pool")
+        if takes_pool:
             self.reflector.set_pool(problems)
-        reflection = Reflection(self.reflector, lineage, guard, seed)
+        reflection = Reflection(self.reflector, lineage, guard, seed, problems if takes_pool else ())
         self._run(adapter, members, problems, reflection, minibatch, seed)
 
         chosen = select_population(lineage.scores, self.config.population)
@@ -108,6 +109,7 @@ class GepaOptimizer:
             reflection_tokens=reflection.tokens,
             reflection_seconds=reflection.seconds,
             reasons=dict(sorted(lineage.reasons.items())),
+            reflections=tuple(reflection.log),
         )
         return evolved, report
 

@@ -16,9 +16,10 @@ OnEvent = Callable[[Event], None]
 class Lineage:
     """Knows every context of the phase by its texts, counts fates and tells them to ``on_event``.
 
-    An event is JSON-ready: ``kind`` (``rescored``, ``proposed``, ``accepted``, ``rejected`` or ``failed``), ``cycle``,
-    ``weights_step``, ``context`` (as :func:`context_to_dict`; None where none came about), ``parents``, ``scores``
-    (problem id -> reward, where measured) and ``reason``.
+    An event is JSON-ready: ``kind`` (``rescored``, ``proposed``, ``accepted``, ``rejected`` after rollouts,
+    ``refused`` by a guard before any, or ``failed``), ``cycle``, ``weights_step``, ``context`` (as
+    :func:`context_to_dict`; None where none came about), ``parents``, ``scores`` (problem id -> reward, where
+    measured) and ``reason``.
     """
 
     def __init__(
@@ -89,6 +90,11 @@ class Lineage:
         """``context`` is None where the reflector gave none; the part of ``reason`` before a colon is counted."""
         self.reasons[reason.split(":", 1)[0].strip()] += 1
         self._tell("failed" if context is None else "rejected", context, parents, reason, scores)
+
+    def refuse(self, context: Context, parents: Sequence[Context], reason: str) -> None:
+        """A guard let no rollout be spent on ``context``; the reason is counted as those of rejections are."""
+        self.reasons[reason.split(":", 1)[0].strip()] += 1
+        self._tell("refused", context, parents, reason)
 
     def _tell(
         self,

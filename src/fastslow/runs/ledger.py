@@ -1,7 +1,6 @@
 """The ledger: every rollout, context, reflection and slow step of a run, once, in one SQLite file (WAL, one writer).
 
-Text from models and datasets may hold what SQLite or UTF-8 can't: a lone surrogate is stored as its escape
-``\\udXXX`` and a NUL as ``\\x00``, always the same way; all other text is stored as it is.
+:mod:`fastslow.runs.ledger_query` reads it, also while it is written.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastslow.errors import RunError
-from fastslow.runs.files import free_bytes, human_size, json_text
-from fastslow.runs.ledger_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, TABLES
+from fastslow.fast.base import ReflectionCall
+from fastslow.runs.fates import Fate
+from fastslow.runs.files import json_text
+from fastslow.runs.ledger_file import check_ledger, migrate, sqlite_errors, storable
+from fastslow.runs.ledger_schema import TABLES
 from fastslow.types import Context, Phase, Rollout
 
 _ROLLOUT_COLUMNS = (
@@ -26,30 +27,20 @@ _ROLLOUT_COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reflection:
-    """One call of a reflector: ``tokens`` and ``seconds`` spent, and what came of it."""
-
-    prompt_hash: str
-    tokens: int
-    seconds: float
-    outcome: str
-    reason: str = ""
-
-
 class Ledger:
     """Writes ``path``; each ``add_…`` is one transaction, on disk when it returns. Raises :class:`RunError`."""
 
     def __init__(self, path: str | Path, timeout: float = 10.0) -> None:
         """``timeout``: seconds to wait for another process that holds the file."""
         self.path = Path(path)
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             self._db = sqlite3.connect(self.path, timeout=timeout, isolation_level=None)
             try:
-                _check_ledger(self._db, self.path, writing=True)
+                check_ledger(self._db, self.path, writing=True)
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")  # a checkpoint must never count rows that a crash loses
-                self._migrate()
+                with self._transaction():  # also finds out now whether another process is writing
+                    migrate(self._db)
             except BaseException:
                 self._db.close()
                 raise
@@ -69,18 +60,21 @@ class Ledger:
             rows.append((phase, step, index, cycle, *_rollout_values(r)))
         self._insert("rollouts", _ROLLOUT_COLUMNS, rows, f"{phase} rollouts of step {step}")
 
-    def add_contexts(self, cycle: int, fates: Sequence[tuple[Context, str]], first_index: int = 0) -> None:
-        """Store what became of each context in ``cycle``: (context, outcome), for example "accepted" or "rejected"."""
-        rows = [(cycle, index, *_context_values(c), storable(o)) for index, (c, o) in enumerate(fates, first_index)]
-        columns = "cycle, idx, id, components, parents, birth_cycle, reason, outcome"
+    def add_contexts(self, cycle: int, fates: Sequence[Fate], first_index: int = 0) -> None:
+        """Store what became of contexts in ``cycle``, in the order in which it happened."""
+        rows = [
+            (cycle, index, *_context_values(f.context), f.outcome, storable(f.reason))
+            for index, f in enumerate(fates, first_index)
+        ]
+        columns = "cycle, idx, id, components, parents, birth_cycle, reason, outcome, outcome_reason"
         self._insert("contexts", columns, rows, f"contexts of cycle {cycle}")
 
-    def add_reflections(self, cycle: int, reflections: Sequence[Reflection], first_index: int = 0) -> None:
+    def add_reflections(self, cycle: int, reflections: Sequence[ReflectionCall], first_index: int = 0) -> None:
+        """Store the calls of the reflector in ``cycle``, in the order asked."""
         rows = [
-            (cycle, index, r.prompt_hash, r.tokens, r.seconds, storable(r.outcome), storable(r.reason))
-            for index, r in enumerate(reflections, start=first_index)
+            (cycle, index, *_reflection_values(reflection)) for index, reflection in enumerate(reflections, first_index)
         ]
-        columns = "cycle, idx, prompt_hash, tokens, seconds, outcome, reason"
+        columns = "cycle, idx, prompt_hash, tokens, seconds, outcome, reason, reflector, context_id, proposed_id"
         self._insert("reflections", columns, rows, f"reflections of cycle {cycle}")
 
     def add_slow_step(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -88,7 +82,7 @@ class Ledger:
 
     def position(self) -> dict[str, int]:
         """The last key of every table: what a checkpoint stores and :meth:`rewind` takes."""
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             return {
                 t: self._db.execute(f"SELECT coalesce(max({key}), 0) FROM {t}").fetchone()[0]
                 for t, key in TABLES.items()
@@ -113,7 +107,7 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Rollouts by phase."""
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             found = dict(self._db.execute("SELECT phase, count(*) FROM rollouts GROUP BY phase"))
         return {phase: found.get(phase, 0) for phase in ("fast", "slow", "evaluation")}
 
@@ -130,15 +124,6 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _migrate(self) -> None:
-        with self._transaction():  # also finds out now whether another process is writing
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            for migration in MIGRATIONS[version:]:
-                for statement in migration.split(";"):
-                    self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
     def _insert(self, table: str, columns: str, rows: Sequence[tuple[Any, ...]], what: str) -> None:
         marks = ", ".join("?" * (columns.count(",") + 1))
         with self._transaction():
@@ -153,7 +138,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -162,45 +147,6 @@ class Ledger:
                 with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors
                     self._db.execute("ROLLBACK")
                 raise
-
-
-def query_rollouts(path: str | Path, where: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
-    """Rollouts as dicts, in the order stored, while ``where`` (an SQL condition, ``reward > 0``) holds.
-
-    The file is opened read-only, also while a run is writing it: no condition can change it. Raises
-    :class:`RunError` for a missing or damaged ledger and for bad SQL.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise RunError(f"{path}: no such ledger; give the folder of a run that has started")
-    with _sqlite_errors(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
-        try:
-            db.execute("PRAGMA query_only = ON")
-            _check_ledger(db, path, writing=False)
-            db.row_factory = sqlite3.Row
-            condition = f"WHERE (\n{where}\n)" if where and where.strip() else ""
-            try:
-                rows = db.execute(
-                    f"SELECT * FROM rollouts {condition} ORDER BY id LIMIT ?", (-1 if limit is None else limit,)
-                )
-                return [dict(row) for row in rows]
-            except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, ValueError) as error:
-                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                    raise
-                columns = "id, " + _ROLLOUT_COLUMNS
-                raise RunError(f"--where {where!r}: {_one_line(error)}; columns: {columns}") from error
-        finally:
-            db.close()
-
-
-def storable(text: str) -> str:
-    """The text as the ledger stores it.
-
-    >>> storable("a\\x00b"), storable("\\ud800")
-    ('a\\\\x00b', '\\\\ud800')
-    """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
 def _rollout_values(r: Rollout) -> tuple[Any, ...]:
@@ -224,40 +170,10 @@ def _context_values(c: Context) -> tuple[Any, ...]:
     return (c.id, _stored_json(dict(c.components)), json.dumps(list(c.parents)), c.birth_cycle, storable(c.reason))
 
 
+def _reflection_values(r: ReflectionCall) -> tuple[Any, ...]:
+    said = (storable(r.outcome), storable(r.reason), storable(r.reflector))
+    return (r.prompt_hash, r.tokens, r.seconds, *said, r.context_id, r.proposed_id)
+
+
 def _stored_json(data: dict[str, Any]) -> str:
     return json_text(data, indent=None)
-
-
-def _check_ledger(db: sqlite3.Connection, path: Path, writing: bool) -> None:
-    """A ledger of a version known here; an empty file is one where ``writing`` starts it."""
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != APPLICATION_ID and (tables or not writing):
-        raise RunError(f"{path}: not a ledger of fastslow; choose another --out")
-    if version > SCHEMA_VERSION:
-        raise RunError(f"{path}: ledger version {version} is newer than {SCHEMA_VERSION}, known here; upgrade fastslow")
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    """What goes wrong with the file, as a :class:`RunError` of one line."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte is the primary result code
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            mend = "another process holds it; wait for that run, or use another --out"
-        elif code == sqlite3.SQLITE_FULL:
-            mend = f"the disk is full ({human_size(free_bytes(path))} free); make room, then go on with --resume"
-        elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            mend = "cannot be opened or written; check its permissions, or use another --out"
-        elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            mend = "the file is damaged; restore it, or start anew with another --out"
-        else:
-            mend = "use another --out, or repair the file"
-        raise RunError(f"{path}: {_one_line(error)}: {mend}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,7 @@
-"""Tables of the ledger, as a list of migrations: entry i brings a ledger from version i to i + 1."""
+"""Tables of the ledger, as a list of migrations: entry i brings a ledger from version i to i + 1.
+
+A migration that has shipped is never edited; a change of the tables is a new entry. No statement holds a semicolon.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,16 @@ CREATE TABLE slow_steps (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+# Version 1 had one column for two reasons: why a context was proposed, and, where it was rejected, why that.
+_VERSION_2 = """
+ALTER TABLE contexts ADD COLUMN outcome_reason TEXT NOT NULL DEFAULT '';
+UPDATE contexts SET outcome_reason = reason, reason = '' WHERE outcome = 'rejected';
+ALTER TABLE reflections ADD COLUMN reflector TEXT NOT NULL DEFAULT '';
+ALTER TABLE reflections ADD COLUMN context_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE reflections ADD COLUMN proposed_id TEXT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 TABLES: dict[str, str] = {"rollouts": "id", "contexts": "key", "reflections": "key", "slow_steps": "key"}

@@ -11,21 +11,21 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
 from fastslow.config import RunConfig
 from fastslow.evaluation.accuracy import Accuracy
 from fastslow.fast.base import FastOptimizer, FastReport
-from fastslow.fast.population import context_from_dict
 from fastslow.runs.checkpoint import load_latest, save_checkpoint
 from fastslow.runs.directory import RunDirectory
+from fastslow.runs.fates import Fate, Fates
 from fastslow.runs.ledger import Ledger
 from fastslow.runs.metrics import MetricsWriter
 from fastslow.runs.rng import rng_state, set_rng_state
 from fastslow.runs.state import RunState
 from fastslow.slow.base import SlowLearner
-from fastslow.types import Context, Phase, Rollout
+from fastslow.tasks.base import Task
+from fastslow.types import Phase, Rollout
 
 
 class Interrupted(BaseException):
@@ -39,6 +39,7 @@ class Training(Protocol):
     """What of the loop a checkpoint holds; :class:`fastslow.fst.FastSlowTraining` is one."""
 
     config: RunConfig
+    task: Task
     state: RunState
     learner: SlowLearner
     optimizer: FastOptimizer | None
@@ -65,7 +66,8 @@ class Recorder:
         self.run, self.checkpoint_every, self.keep, self.progress = run, checkpoint_every, keep, progress
         self.metrics = MetricsWriter(run.metrics_path)
         self.ledger = Ledger(run.ledger_path)
-        self._fates: list[tuple[Context, str]] = []
+        self._fates = Fates()
+        self._every = 1
         self._boundary: dict[str, Any] | None = None
         self.saved_step: int | None = None
         self._updating = False
@@ -76,6 +78,13 @@ class Recorder:
     def close(self) -> None:
         self.metrics.close()
         self.ledger.close()
+
+    def begin(self, loop: Training) -> None:
+        """The loop starts, or goes on: a new ledger gets the seed context."""
+        self._every = loop.config.fast.every
+        if not self.ledger.position()["contexts"]:
+            self.ledger.add_contexts(0, [Fate(loop.task.seed_context, "seed")])
+        self._fates.start(loop.state.population)
 
     def resume(self, learner: SlowLearner, reflector: Any = None) -> RunState | None:
         """Load the newest checkpoint and cut every file back to it; None where there is none yet.
@@ -174,22 +183,23 @@ class Recorder:
         key = (phase, state.step)
         self._stored = {k: n for k, n in self._stored.items() if k[1] == state.step}
         first = self._stored.get(key, 0)
-        self.ledger.add_rollouts(phase, state.step, rollouts, state.population.cycle, first)
+        # A fast phase scores for the population to come; the state still holds the one before.
+        cycle = state.step // self._every if phase == "fast" else state.population.cycle
+        self.ledger.add_rollouts(phase, state.step, rollouts, cycle, first)
         self._stored[key] = first + len(rollouts)
         if self.progress:
             self.progress.show("rollouts", state, {"phase": phase, "count": len(rollouts)})
 
     def context_event(self, event: Mapping[str, Any]) -> None:
         """Hears the fate of every proposal from the fast optimizer."""
-        if event["context"] is not None and event["kind"] != "proposed":
-            context = replace(context_from_dict(event["context"]), reason=event["reason"])
-            self._fates.append((context, event["kind"]))
+        self._fates.hear(event)
 
     def fast(self, state: RunState, cycle: int, report: FastReport, seconds: float) -> None:
         population = state.population
         self.run.write_population(cycle, population.to_dict())
-        self.ledger.add_contexts(cycle, self._fates)
-        self._fates = []
+        # The first row of cycle 0 is the seed's.
+        self.ledger.add_contexts(cycle, self._fates.settle(population), first_index=0 if cycle else 1)
+        self.ledger.add_reflections(cycle, report.reflections)
         values = {
             "cycle": cycle,
             "metric_calls": report.metric_calls,

@@ -20,9 +20,10 @@ from openai.types.chat import ChatCompletion
 
 from fastslow.config import EndpointReflector as EndpointConfig
 from fastslow.errors import EndpointError
-from fastslow.fast.base import Proposal, Record
-from fastslow.fast.reflect.prompt import BadReply, build_prompt, pick_component, read_reply
+from fastslow.fast.base import FailedTry, Proposal, Record
+from fastslow.fast.reflect.prompt import BadReply, build_prompt, pick_component, read_reply, text_hash
 from fastslow.seeds import derive_seed
+from fastslow.tasks.feedback import one_line
 from fastslow.types import Context
 
 FIRST_WAIT = 1.0
@@ -98,7 +99,7 @@ class EndpointReflector:
         except openai.APIConnectionError as error:
             mend = f"{self._address()} can't be reached ({error}); start the server or mend the address"
             raise EndpointError(self._line(f"fast.reflector.base_url: {mend}")) from None
-        except (openai.OpenAIError, BadReply, ValueError) as error:
+        except (openai.OpenAIError, BadReply, ValueError, RecursionError) as error:
             mend = f"{self._address()} doesn't answer as a chat server should ({error}); mend the address or the server"
             raise EndpointError(self._line(f"fast.reflector.base_url: {mend}")) from None
 
@@ -108,29 +109,42 @@ class EndpointReflector:
         spent = _Spent()
         rng = random.Random(derive_seed(seed, "endpoint"))
         new: dict[str, str] | None = None
+        prompt_hash = ""
         try:
             component = pick_component(components, seed)
             prompt = build_prompt(context, component, records)
+            prompt_hash = text_hash(prompt)
             text, finish_reason = self._ask(prompt, self.config.max_tokens, rng, spent, self.config.retries)
             text, reason = read_reply(text, finish_reason)
             new = {component: text}
-        except BadReply as error:
-            reason = str(error)
-        except openai.APIStatusError as error:
-            reason = f"endpoint error {error.status_code}: {error.message}"
-        except openai.APITimeoutError:
-            reason = f"endpoint timed out: {self.config.timeout:g} s, {spent.calls} tries"
-        except openai.APIConnectionError as error:
-            reason = f"endpoint can't be reached: {error.__cause__ or error}"
-        except (openai.OpenAIError, ValueError) as error:
-            # The client raises plain ValueErrors (JSON's) where a body can't be read.
-            reason = f"unreadable response: {error}"
-        seconds = time.monotonic() - started
-        return Proposal(new, self._line(reason), calls=spent.calls, tokens=spent.tokens, seconds=seconds)
+        except (openai.OpenAIError, BadReply, ValueError, RecursionError) as error:
+            reason = self._reason(error, spent)
+        return Proposal(
+            new,
+            self._line(reason),
+            calls=spent.calls,
+            tokens=spent.tokens,
+            seconds=time.monotonic() - started,
+            prompt_hash=prompt_hash,
+            failed=tuple(spent.failed),
+        )
+
+    def _reason(self, error: Exception, spent: _Spent) -> str:
+        """Why a try failed, its kind before the first colon."""
+        if isinstance(error, BadReply):
+            return str(error)
+        if isinstance(error, openai.APIStatusError):
+            return f"endpoint error {error.status_code}: {error.message}"
+        if isinstance(error, openai.APITimeoutError):
+            return f"endpoint timed out: {self.config.timeout:g} s, {spent.calls} tries"
+        if isinstance(error, openai.APIConnectionError):
+            return f"endpoint can't be reached: {error.__cause__ or error}"
+        return f"unreadable response: {error}"  # JSON's own errors, where a body can't be read or is nested too deep
 
     def _ask(self, prompt: str, max_tokens: int, rng: random.Random, spent: _Spent, retries: int) -> tuple[str, str]:
         """(text, finish reason) from the first try that succeeds; the last try's error otherwise."""
         for attempt in range(retries + 1):
+            started, before = time.monotonic(), spent.tokens
             try:
                 return self._try(prompt, max_tokens, spent)
             except (openai.APIConnectionError, openai.APIStatusError) as error:
@@ -139,6 +153,8 @@ class EndpointReflector:
                 backoff = FIRST_WAIT * 2**attempt * (0.5 + rng.random())
                 asked = _retry_after(error)
                 self._sleep(min(LONGEST_WAIT, backoff if asked is None else max(asked, 0.0)))
+                reason = self._line(self._reason(error, spent))
+                spent.failed.append(FailedTry(spent.tokens - before, time.monotonic() - started, reason))
         raise AssertionError("unreachable")
 
     def _try(self, prompt: str, max_tokens: int, spent: _Spent) -> tuple[str, str]:
@@ -181,10 +197,11 @@ class EndpointReflector:
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     def _line(self, text: str) -> str:
-        """One line, without the key: servers like to quote it back."""
+        """One printable line, without the key: servers like to quote it back."""
         line = " ".join(text.split())
         line = line.replace(self._key, "***") if self._key else line
-        return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
+        line = line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
+        return one_line(line, _LONGEST_LINE)
 
 
 class _CapReached(BadReply):
@@ -196,6 +213,7 @@ class _Spent:
 
     def __init__(self) -> None:
         self.calls = self.tokens = 0
+        self.failed: list[FailedTry] = []
 
 
 def _is_passing(error: openai.APIError) -> bool:
@@ -214,27 +232,28 @@ def _retry_after(error: openai.APIError) -> float | None:
         pass
     try:
         return email.utils.parsedate_to_datetime(told).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _tokens_used(response: Any, prompt: str) -> int:
     """As the server counts; a rough guess where it doesn't tell, so that the cap still binds."""
-    usage = getattr(response, "usage", None)
-    if usage is not None and usage.total_tokens is not None:
-        return int(usage.total_tokens)
+    told = getattr(getattr(response, "usage", None), "total_tokens", None)
+    if isinstance(told, int) and told >= 0:
+        return told
     return (len(prompt) + len(str(response))) // _CHARS_PER_TOKEN
 
 
 def _content(response: Any) -> tuple[str, str]:
     """The client hands through whatever arrives with status 200, so nothing is taken for granted."""
-    if not isinstance(response, ChatCompletion) or not response.choices:
+    choices = getattr(response, "choices", None)
+    if not isinstance(response, ChatCompletion) or not isinstance(choices, list) or not choices:
         raise BadReply(f"not a chat completion: {str(response)[:80]!r}")
-    choice = response.choices[0]
+    choice = choices[0]
     message = getattr(choice, "message", None)
     if message is not None and getattr(message, "refusal", None):
         raise BadReply("the model refused: " + str(message.refusal)[:80])
     content = getattr(message, "content", None)
     if content is not None and not isinstance(content, str):
         raise BadReply(f"not a chat completion: content of type {type(content).__name__}")
-    return content or "", choice.finish_reason or ""
+    return content or "", str(getattr(choice, "finish_reason", None) or "")

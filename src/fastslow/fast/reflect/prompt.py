@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
 from fastslow.fast.base import Record
+from fastslow.tasks.feedback import one_line
+from fastslow.tasks.problems import clean_text
 from fastslow.types import EXAMPLES, Context
 from fastslow.worked_examples import ANSWER_HEADING, QUESTION_HEADING
 
@@ -13,7 +16,9 @@ LONGEST_TEXT = 4000
 """Characters of one question, reply or feedback that a prompt shows; a longer text loses its middle."""
 
 _REASON_LENGTH = 200
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_TAG = re.compile(r"<(/?)think>", re.IGNORECASE)
+_LONGEST_RUN = 32
+_LONG_RUN = re.compile(f"`{{{_LONGEST_RUN + 1},}}")
 _OPENING = re.compile(r"^ {0,3}(`{3,})[^`\n]*$")
 
 _TASK = """\
@@ -48,10 +53,14 @@ class BadReply(ValueError):
 
 
 def build_prompt(context: Context, component: str, records: Sequence[Record]) -> str:
-    """What the reflecting model reads. Every fence is longer than any run of backticks inside the texts."""
+    """What the reflecting model reads, valid Unicode. Every fence is longer than any run of backticks in the texts.
+
+    Runs of over 32 backticks are shown as 32, so that no fence grows with them.
+    """
     texts = [*context.components.values()]
     for record in records:
         texts += [record.problem.text, record.completion, record.feedback, *_earlier(record)]
+    texts = [_LONG_RUN.sub("`" * _LONGEST_RUN, text) for text in texts]
     fence = "`" * (max([2, *(len(run) for text in texts for run in re.findall(r"`+", text))]) + 1)
 
     parts = [_TASK.format(component=component), _EXAMPLES_FORM if component == EXAMPLES else _INSTRUCTIONS_FORM]
@@ -71,24 +80,37 @@ def read_reply(text: str, finish_reason: str) -> tuple[str, str]:
         raise BadReply("reply cut off at the token limit: raise fast.reflector.max_tokens or max_new_tokens")
     if finish_reason not in ("stop", ""):
         raise BadReply(f"reply ended early: finish reason {finish_reason!r}")
-    said = strip_thinking(text).strip()
+    said = strip_thinking(clean_text(text)).strip()
     if not said:
         raise BadReply("empty reply")
     before, block = _last_block(said)
     if not block.strip():
         raise BadReply("empty text in the reply's fenced block")
     lines = [line.strip() for line in before.split("\n") if line.strip()]
-    return block.strip("\n"), lines[-1][:_REASON_LENGTH] if lines else "no reason told"
+    return block.strip("\n"), one_line(lines[-1], _REASON_LENGTH) if lines else "no reason told"
 
 
 def strip_thinking(text: str) -> str:
     """Without ``<think>…</think>``; a thought that never ends means that the answer never came."""
-    said = _THOUGHT.sub("", text)
-    # Some chat templates open the thought inside the prompt, so that a reply only closes it.
-    said = re.split(r"</think>", said, flags=re.IGNORECASE)[-1]
-    if re.search(r"<think>", said, re.IGNORECASE):
+    # One pass over the tags: a pattern for the pair takes time quadratic in openings that are never closed.
+    opened: int | None = None
+    said, last = [], 0
+    for tag in _THOUGHT_TAG.finditer(text):
+        if not tag.group(1):
+            opened = tag.start() if opened is None else opened
+        elif opened is not None:
+            said.append(text[last:opened])
+            opened, last = None, tag.end()
+        else:  # some chat templates open the thought inside the prompt, so that a reply only closes it
+            said, last = [], tag.end()
+    if opened is not None:
         raise BadReply("reply cut off while thinking: <think> is never closed")
-    return said
+    return "".join([*said, text[last:]])
+
+
+def text_hash(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of a prompt."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def pick_component(components: Sequence[str], seed: int) -> str:
@@ -133,7 +155,8 @@ def _earlier(record: Record) -> list[str]:
 
 
 def _fenced(text: str, fence: str) -> str:
-    return f"{fence}\n{text}\n{fence}"
+    shown = _LONG_RUN.sub("`" * _LONGEST_RUN, clean_text(text))
+    return f"{fence}\n{shown}\n{fence}"
 
 
 def _clipped(text: str) -> str:
