@@ -117,8 +117,13 @@ class Policy:
         with self.base_lm() if base else contextlib.nullcontext(self.causal_lm) as lm, self._autocast():
             return lm.base_model(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False).last_hidden_state
 
+    @property
+    def window(self) -> int | None:
+        """Tokens that the model holds at most, prompt and reply together; None where it sets no limit."""
+        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
     def check_length(self, prompt_tokens: int, new_tokens: int, request: Request) -> None:
-        limit = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.window
         if limit is not None and prompt_tokens + new_tokens > limit:
             raise ModelError(
                 f"problem {request.problem.id!r} under context {request.context.id} takes {prompt_tokens} prompt and "

@@ -70,6 +70,10 @@ class PromptRenderer:
         empty = len(self._encode(self.prefix_text(Context({"instructions": "", "examples": ""})), first=True))
         return max(0, len(self._encode(self.prefix_text(context), first=True)) - empty)
 
+    def reply_tokens(self, answer: str) -> int:
+        """Tokens of ``answer`` as a reply, the one that ends it apart."""
+        return len(self._encode(answer if self.style == "chat" else f" {answer}", first=False))
+
     def neutralize(self, text: str) -> str:
         """Break up the model's special tokens and turn markers, so that text can't end its turn or open another."""
         return self._neutralizer(text)
