@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 Interval = tuple[float, float]
 _CHUNK = 4_000_000  # values drawn at once: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its 95% interval."""
+
+    mean: float
+    ci95: Interval
 
 
 def wilson_ci(successes: float, n: int, level: float = 0.95) -> Interval:
@@ -69,6 +78,51 @@ def hierarchical_ci(per_seed: Sequence[Sequence[float]], level: float = 0.95, se
             rows = np.flatnonzero(column == index)
             if len(rows):
                 means[rows] += np.concatenate([data[d].mean(axis=1) for d in _draws(rng, len(data), len(rows))])
+    return _percentiles(means / len(groups), level)
+
+
+def difference_ci(
+    per_seed: Sequence[Sequence[float]], level: float = 0.95, seed: int = 0, n: int = 2000, proportions: bool = True
+) -> Interval:
+    """Interval of a mean difference from paired differences: of each problem, after minus before, one list a seed.
+
+    Seeds, then problems, are resampled as in :func:`hierarchical_ci`. Where every difference of two ``proportions`` is
+    the same 0, 1 or -1, a bootstrap would claim a width of zero; the Wilson interval of "how many problems differ"
+    stands in: no change in n problems is (-u, u), u being the upper end for 0 of n.
+    """
+    groups = [_checked(values) for values in per_seed]
+    if not groups:
+        raise ValueError("no seeds given")
+    first, size = float(groups[0][0]), min(len(data) for data in groups)
+    if any(np.any(data != first) for data in groups):
+        return hierarchical_ci(per_seed, level, seed, n)
+    if not proportions or first not in (-1.0, 0.0, 1.0):
+        return first, first
+    low, high = wilson_ci(abs(first) * size, size, level)
+    if first == 0:
+        return -high, high
+    return (low, high) if first > 0 else (-high, -low)
+
+
+def ratio_ci(
+    per_seed: Sequence[tuple[Sequence[float], Sequence[float]]], level: float = 0.95, seed: int = 0, n: int = 2000
+) -> Interval:
+    """Interval of the mean over seeds of sum(numerators) / sum(denominators), from one pair of lists a seed.
+
+    Resamples seeds, then whole problems, so that a problem's tokens stay together. Denominators are positive.
+    """
+    groups = [(_checked(top), _checked(bottom)) for top, bottom in per_seed]
+    if not groups or any(len(a) != len(b) or np.any(b <= 0) for a, b in groups):
+        raise ValueError("a ratio needs as many numerators as positive denominators")
+    rng = np.random.default_rng(seed)
+    means = np.zeros(n)
+    picks = rng.integers(len(groups), size=(n, len(groups)))
+    for column in picks.T:
+        for index, (top, bottom) in enumerate(groups):
+            rows = np.flatnonzero(column == index)
+            if len(rows):
+                drawn = _draws(rng, len(top), len(rows))
+                means[rows] += np.concatenate([top[d].sum(axis=1) / bottom[d].sum(axis=1) for d in drawn])
     return _percentiles(means / len(groups), level)
 
 
