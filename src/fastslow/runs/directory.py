@@ -21,7 +21,7 @@ from fastslow.config import RunConfig
 from fastslow.config_io import dump_config, parse_config
 from fastslow.errors import ConfigError, RunError
 from fastslow.runs.checkpoint import remove_strays
-from fastslow.runs.files import disk_errors, read_json, write_json, write_text
+from fastslow.runs.files import disk_errors, read_json, remove_temporary, write_json, write_text
 from fastslow.runs.lock import RunLock
 
 GROWING_KEYS = ("steps", "max_rollouts")
@@ -177,6 +177,8 @@ class RunDirectory:
             for folder in (self.contexts, self.checkpoints, self.plots):
                 folder.mkdir(exist_ok=True)
             remove_strays(self.checkpoints)
+            remove_temporary(self.path)
+            remove_temporary(self.contexts)
         if not resume or stored != config:
             write_text(self.config_path, dump_config(config))
 

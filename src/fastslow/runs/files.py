@@ -13,6 +13,7 @@ from typing import Any
 
 from fastslow.errors import RunError
 
+_TEMPORARY = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -29,7 +30,7 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
 def describe_os_error(error: OSError, path: Path, needed: int | None = None) -> str:
     if error.errno in _FULL:
         room = (f"{human_size(needed)} needed, " if needed is not None else "") + f"{human_size(free_bytes(path))} free"
-        return f"{path}: the disk is full ({room}); make room, then go on with --resume"
+        return f"{path}: the disk is full ({room}); make room"
     if error.errno in _REFUSED:
         return f"{path}: not writable ({error.strerror}); choose another --out, or change its permissions"
     return f"{path}: {error.strerror or error}; choose another --out, or repair the folder"
@@ -88,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    aside = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
     with disk_errors(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -115,6 +116,13 @@ def read_json(path: Path) -> Any:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writes of :func:`write_bytes` left behind. Only for the one process that writes there."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if path.is_file():
+            path.unlink()
 
 
 def sync_file(path: Path) -> None:

@@ -61,7 +61,7 @@ def sqlite_errors(path: Path, writing: bool = True) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             mend = f"another process holds it; wait for that run{other}"
         elif code == sqlite3.SQLITE_FULL:
-            mend = f"the disk is full ({human_size(free_bytes(path))} free); make room, then go on with --resume"
+            mend = f"the disk is full ({human_size(free_bytes(path))} free); make room"
         elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             mend = f"cannot be opened{' or written' if writing else ''}; check its permissions{other}"
         elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
