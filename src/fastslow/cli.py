@@ -129,14 +129,46 @@ def compare(
 def plan(
     config: Annotated[Path, typer.Argument(help="A YAML config.")],
     overrides: SetOption = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="The model's size, such as 8B, if it isn't here and its name doesn't say.")
+    ] = None,
 ) -> None:
     """Rollouts, reflections, memory and time that a run will take, before it starts."""
     from fastslow.config_io import load_config
-    from fastslow.planning import make_plan, problem_tokens
+    from fastslow.costs import measure_speed
+    from fastslow.planning import make_plan, task_lengths
+    from fastslow.policy.facts import model_facts, parse_size
     from fastslow.report.plan import plan_table
 
     settings = load_config(config, overrides or [])
-    console.print(plan_table(settings, make_plan(settings, problem_tokens(settings))))
+    if parameters is not None and parse_size(parameters) is None:
+        raise FastslowError(f"--parameters {parameters}: no size; give one such as 8B, 600M or 7e9")
+    facts = model_facts(settings.model, parameters)
+    lengths = task_lengths(settings, facts)
+    speeds = measure_speed(settings) if facts.parameters else None
+    console.print(plan_table(settings, make_plan(settings, facts, lengths, speeds)))
+
+
+@app.command(epilog="Example: fastslow doctor configs/demo.yaml")
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A YAML config to check against this machine.")] = None,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder that the run would go to.")] = Path("runs"),
+    format: Annotated[str, typer.Option(help="table, or json for programs.")] = "table",
+) -> None:
+    """What this machine has, what a config would need, what is wrong and how to mend it; exit 1 with a problem."""
+    if format not in ("table", "json"):
+        raise FastslowError(f"--format {format}: not known; choose table or json")
+    from fastslow.doctor import examine, problems
+    from fastslow.report.doctor import doctor_json, doctor_table
+
+    findings = examine(config, overrides or [], out)
+    if format == "json":
+        print(doctor_json(findings))
+    else:
+        console.print(doctor_table(findings))
+    if problems(findings):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: fastslow tasks chain")

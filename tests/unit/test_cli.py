@@ -14,6 +14,7 @@ import yaml
 from tiny_models import save_tiny
 
 from fastslow.cli import app, main
+from fastslow.costs import Speed
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands)
@@ -125,6 +126,9 @@ BAD = {
     "folder without a model": ({"model": {"name": "not-a-model"}}, "model.name: not-a-model", "save_pretrained"),
     "missing gguf": ({"model": {"name": "nowhere.gguf"}}, "model.name: nowhere.gguf: no such .gguf file"),
     "chat without a template": ({"model": {"prompt": {"style": "chat"}}}, "model.prompt.style", "style: text"),
+    "no room in the model's window": (
+        {"sampling": {"max_new_tokens": 600}}, "sampling.max_new_tokens: problem", "the model holds 512; lower",
+    ),
     "unknown device": ({"model": {"device": "gpu9"}}, "model.device: 'gpu9'", "use auto or cpu"),
     "adapters nowhere": ({"model": {"lora": {"targets": ["nowhere"]}}}, "model.lora.targets", "nowhere"),
     "endpoint refuses": (
@@ -279,27 +283,16 @@ def test_help_shows_an_example(monkeypatch, capfd, command):
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_every_shipped_config_can_be_planned(monkeypatch, capfd, path):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("fastslow.planning.matrix_rate", lambda config: 1e11)
+    speed = Speed({1: 1e-10, 512: 1e-8})
+    monkeypatch.setattr("fastslow.costs.measure_speed", lambda config: (speed, speed))
     code, out, err = call(monkeypatch, capfd, "plan", str(path))
     assert code == 0, err
     assert "rollouts" in out
 
 
-def test_a_plan_follows_its_overrides(home, model):
-    from fastslow.config_io import parse_config
-    from fastslow.planning import make_plan
-
-    plan = make_plan(
-        parse_config(settings(model, steps=5, fast={"every": 2, "budget": 10}, evaluation={"every": 2})), 20
-    )
-    assert (plan.cycles, plan.fast_rollouts, plan.slow_rollouts, plan.optimizer_steps) == (3, 30, 5 * 2 * 2, 5)
-    # At 0, 2, 4 and the end (5), two contexts, val_size = 2.
-    assert plan.evaluation_rollouts == 4 * 2 * 2
-    assert plan.training_rollouts == 50 and plan.memory_gb > 0 and plan.seconds > 0
-    rl = make_plan(parse_config(settings(model, method="rl", steps=1000, max_rollouts=21)), 20)
-    assert (rl.cycles, rl.fast_rollouts, rl.slow_rollouts) == (0, 0, 20)
-    gepa = make_plan(parse_config(settings(model, method="gepa", steps=1000, max_rollouts=21)), 20)
-    assert (gepa.fast_rollouts, gepa.slow_rollouts, gepa.optimizer_steps) == (21, 0, 0)
+def test_a_plan_refuses_a_size_it_cannot_read(home, model, monkeypatch, capfd):
+    path = write(home, settings(model))
+    assert_refused(call(monkeypatch, capfd, "plan", path, "--parameters", "big"), "--parameters big", "8B")
 
 
 def test_tasks_and_models_are_listed(monkeypatch, capfd):
