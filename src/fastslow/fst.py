@@ -26,6 +26,7 @@ from fastslow.runs.recorder import Recorder
 from fastslow.runs.state import RunState
 from fastslow.seeds import derive_seed
 from fastslow.slow.base import SlowLearner
+from fastslow.staleness import require_current
 from fastslow.tasks.base import Task
 from fastslow.types import Completion, Context, Group, Phase, Problem, Request, Rollout, group_rollouts
 
@@ -103,7 +104,7 @@ class FastSlowTraining:
             budget = min(budget, self.config.max_rollouts - state.training_rollouts - self._slow_spend)
         if budget < 1:
             return
-        state.population, report = self.optimizer.evolve(
+        evolved, report = self.optimizer.evolve(
             state.population,
             lookahead,
             evaluate,
@@ -112,6 +113,8 @@ class FastSlowTraining:
             weights_step=self.sampler.weights_step,
             seed=self.config.seed,
         )
+        require_current("the evolved population", evolved.weights_step, self.sampler.weights_step)
+        state.population = evolved
         self._record_fast(cycle, report, time.perf_counter() - started)
 
     def slow_step(self) -> None:
@@ -232,6 +235,6 @@ class FastSlowTraining:
         if state.skipped_in_a_row >= self.config.slow.max_skipped_steps:
             raise RunError(
                 f"{state.skipped_in_a_row} updates in a row were skipped (gradient norm {metrics['grad_norm']:g}), and "
-                f"the weights are still those of weights step {self.sampler.weights_step}; raise slow.max_skipped_steps to "
-                f"go past them, or start anew with a lower slow.lr (it was {self.config.slow.lr:g})"
+                f"the weights are still those of weights step {self.sampler.weights_step}; raise "
+                "slow.max_skipped_steps to go past them, or start anew with a lower slow.lr"
             )

@@ -37,7 +37,8 @@ def words(c: Context) -> int:
 
 
 def evolve(population=SEED, evaluator=None, reflector=None, budget=200, config=None, n=16, seed=0, step=5, events=None):
-    evaluator = evaluator or Evaluator(weights_step=step)
+    evaluator = evaluator or Evaluator()
+    evaluator.weights_step = step
     on_event = None if events is None else events.append
     optimizer = GepaOptimizer(config or FastConfig(), reflector or WordReflector(), words, on_event=on_event)
     result = optimizer.evolve(population, problems(n), evaluator, budget, cycle=2, weights_step=step, seed=seed)
@@ -69,7 +70,7 @@ def test_metric_calls_are_rollouts_and_never_pass_the_budget(budget, n, seed, po
 def test_an_ample_budget_is_used_up_to_less_than_one_more_proposal() -> None:
     # A reflector that always has something new, and rewards that never reach 1 on a whole minibatch.
     _, report, _ = evolve(evaluator=Evaluator(noise=0.5), budget=500)
-    assert 500 - report.metric_calls < 16 + 2 * 3 * 2
+    assert 450 - report.metric_calls < 16 + 2 * 3 * 2  # a tenth is kept for re-scoring
 
 
 def test_the_whole_old_population_is_scored_first_in_one_batch() -> None:
@@ -94,10 +95,9 @@ def test_old_scores_order_the_members_and_never_come_back() -> None:
         assert row == {i: judge.reward(population.archive[context_id], by_id[i]) for i in row}
 
 
-def test_a_tight_budget_keeps_the_members_that_scored_best_before() -> None:
-    rows = zip(TRIO.contexts, (0.1, 0.9, 0.5), strict=True)
-    old = Population(TRIO.contexts, scores={c.id: {"p0": mean} for c, mean in rows})
-    population, _, evaluator = evolve(old, budget=30)
+def test_a_tight_budget_keeps_the_members_that_the_last_phase_put_first() -> None:
+    old = Population((TRIO.contexts[1], TRIO.contexts[2], TRIO.contexts[0]))
+    population, _, evaluator = evolve(old, budget=30, config=FastConfig(rescore=0))
     # 30 calls: (30 - 2 * 6) // (1 + 2) = 6 problems are a third of 16, for one member; two would get 4.
     assert {c.id for c, _ in evaluator.calls[0]} == {TRIO.contexts[1].id}
     assert TRIO.contexts[0].id in population.archive
@@ -151,7 +151,8 @@ def test_lineage_has_no_cycles_and_every_fate_is_told() -> None:
     population, report2, _ = evolve(population, Evaluator(noise=0.1), budget=500, seed=1, events=events)
     json.dumps(events)
     kinds = [e["kind"] for e in events]
-    assert kinds.count("accepted") == report.accepted + report2.accepted
+    lucky = sum(e["kind"] == "rejected" and e["reason"].startswith("lucky: ") for e in events)
+    assert kinds.count("accepted") - lucky == report.accepted + report2.accepted
     assert sum(map(kinds.count, ("rejected", "refused", "failed"))) == report.rejected + report2.rejected
     assert sum(report2.reasons.values()) == report2.rejected
 
@@ -286,10 +287,14 @@ def test_errors_of_the_evaluator_come_through() -> None:
                 raise MemoryError("out of memory")
             return super().__call__(pairs)
 
+    class Forgetful(Evaluator):
+        def __call__(self, pairs):
+            return []
+
     with pytest.raises(MemoryError):
         evolve(evaluator=Broken())
     with pytest.raises(ValueError, match="0 rollouts for 16 pairs"):
-        evolve(evaluator=lambda pairs: [])
+        evolve(evaluator=Forgetful())
 
 
 def test_bad_arguments() -> None:

@@ -12,6 +12,7 @@ from fastslow.errors import FastslowError, RunError
 from fastslow.evaluation.drift import measure_drift
 from fastslow.fast.base import Reflector
 from fastslow.fast.gepa_bridge import GepaOptimizer
+from fastslow.fast.guards import refuse_leaks
 from fastslow.fast.reflect import build_reflector
 from fastslow.fst import FastSlowTraining
 from fastslow.policy.loading import load_policy
@@ -51,7 +52,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             optimizer = None
             if reflector is not None:
                 optimizer = GepaOptimizer(
-                    config.fast, reflector, sampler.context_tokens, on_event=recorder.context_event
+                    fast, reflector, sampler.context_tokens, on_event=recorder.context_event, held_out=task.val
                 )
             loop = FastSlowTraining(config, task, sampler, learner, optimizer, recorder, state)
             with recorder.signals():
@@ -96,8 +97,9 @@ def _with_saved_step(
     if learner.updates == recorder.boundary_updates:
         with contextlib.suppress(FastslowError):  # weights that hold NaN, or the full disk that was the error itself
             recorder.save_last_boundary(loop)
+    refuse_leaks(task.seed_context, task.val)
     if recorder.saved_step is None:
-        return error
+        return type(error)(f"{error}; nothing to save yet: start again with --resume --out {out}")
     return type(error)(f"{error}; saved up to step {recorder.saved_step}: go on with --resume --out {out}")
 
 

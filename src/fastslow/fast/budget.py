@@ -10,14 +10,15 @@ SMALLEST_ANCHOR = 1 / 3
 
 @dataclass(slots=True)
 class Budget:
-    """Counts rollouts; spending beyond ``total`` is a bug, never a policy."""
+    """Counts rollouts; spending beyond ``total`` is a bug, never a policy. ``reserved`` of them are kept for later."""
 
     total: int
     spent: int = 0
+    reserved: int = 0
 
     @property
     def remaining(self) -> int:
-        return self.total - self.spent
+        return self.total - self.spent - self.reserved
 
     def spend(self, calls: int) -> None:
         if calls > self.remaining:

@@ -23,6 +23,7 @@ from fastslow.fast.base import Evaluate, Record
 from fastslow.fast.budget import Budget
 from fastslow.fast.guards import ContextGuard, leaks
 from fastslow.fast.lineage import Lineage
+from fastslow.staleness import require_current
 from fastslow.tasks.feedback import one_line
 from fastslow.types import Context, Problem, Rollout
 
@@ -74,7 +75,7 @@ class Adapter:
 
     def rescore(self, members: Sequence[Context]) -> None:
         """Score the old population on the anchor set, in one batch; GEPA gets these scores when it asks for them."""
-        outputs = self._measure([(member, self.anchor) for member in members])
+        outputs = self.measure([(member, self.anchor) for member in members])
         for member, rollouts in zip(members, outputs, strict=True):
             self._rescored[member.id] = rollouts
             self.lineage.rescored(member, rewards_by_problem(rollouts))
@@ -100,7 +101,7 @@ class Adapter:
             self._at_hand(context, batch) for context, (_, batch) in zip(contexts, items, strict=True)
         ]
         todo = [i for i, result in enumerate(results) if result is None]
-        measured = self._measure([(contexts[i], items[i][1]) for i in todo])
+        measured = self.measure([(contexts[i], items[i][1]) for i in todo])
         for i, rollouts in zip(todo, measured, strict=True):
             results[i] = _batch(items[i][1], rollouts, calls=sum(r is not None for r in rollouts))
         return [result for result in results if result is not None]
@@ -121,7 +122,7 @@ class Adapter:
         rollouts = self._rescored.pop(context.id, None)
         return None if rollouts is None else _batch(batch, rollouts, calls=len(rollouts))
 
-    def _measure(self, jobs: Sequence[tuple[Context, Sequence[Problem]]]) -> list[Outputs]:
+    def measure(self, jobs: Sequence[tuple[Context, Sequence[Problem]]]) -> list[Outputs]:
         """One rollout per (context, problem) not shown by the context, all in one call; None where it is shown."""
         clean = [[not leaks(context, problem) for problem in batch] for context, batch in jobs]
         pairs = [
@@ -134,6 +135,10 @@ class Adapter:
         rollouts = self.roll_out(pairs) if pairs else []
         if len(rollouts) != len(pairs):
             raise ValueError(f"evaluate returned {len(rollouts)} rollouts for {len(pairs)} pairs")
+        for (context, problem), rollout in zip(pairs, rollouts, strict=True):
+            require_current(f"a rollout of problem {problem.id!r}", rollout.weights_step, self.lineage.weights_step)
+            if (rollout.context_id, rollout.problem_id) != (context.id, problem.id):
+                raise ValueError(f"evaluate answered {(context.id, problem.id)} with a rollout of another pair")
         queue = iter(rollouts)
         return [[next(queue) if is_clean else None for is_clean in marks] for marks in clean]
 

@@ -28,6 +28,7 @@ from fastslow.fast.lineage import Lineage, OnEvent
 from fastslow.fast.pareto import best_first, select_population
 from fastslow.fast.population import Population
 from fastslow.fast.reflection import Reflection
+from fastslow.fast.rescoring import confirm_newcomers, kept_for_rescoring
 from fastslow.seeds import derive_seed
 from fastslow.types import Context, Problem
 
@@ -37,7 +38,8 @@ class GepaOptimizer:
 
     ``count_tokens`` gives the tokens a context adds to every prompt. ``on_event`` hears the fate of every proposal
     (:class:`fastslow.fast.lineage.Lineage` lists the keys). A reflector with a ``set_pool`` method is handed the
-    cycle's problems before it is asked.
+    cycle's problems before it is asked. A proposal that shows a question of ``held_out``, the validation problems, is
+    refused; nothing else learns of them.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class GepaOptimizer:
         count_tokens: Callable[[Context], int],
         *,
         on_event: OnEvent | None = None,
+        held_out: Sequence[Problem] = (),
     ) -> None:
+        self.held_out = held_out
         self.config = config
         self.reflector = reflector
         self.count_tokens = count_tokens
@@ -68,7 +72,8 @@ class GepaOptimizer:
 
         The whole old population is scored again under the current weights, on the same problems as everything new;
         the returned scores were all measured in this call. A tight budget narrows both (see
-        :func:`fastslow.fast.budget.plan`). The same arguments give the same result, as far as ``evaluate`` does.
+        :func:`fastslow.fast.budget.plan`). A new context pushes an old one out only where fresh rollouts bear it out
+        (:mod:`fastslow.fast.rescoring`). The same arguments give the same result, as far as ``evaluate`` does.
         """
         if not problems:
             raise ValueError("a fast phase needs at least one problem")
@@ -77,10 +82,11 @@ class GepaOptimizer:
         seed = derive_seed(seed, "fast", cycle)
         members = self._members(population)
         minibatch = min(self.config.minibatch, len(problems))
-        split = plan(budget, len(members), len(problems), self.config.proposals, minibatch)
+        reserve = kept_for_rescoring(budget, self.config.rescore)
+        split = plan(budget - reserve, len(members), len(problems), self.config.proposals, minibatch)
         lineage = self._lineage(population, members, cycle, weights_step)
         guard = self._guard(problems)
-        spending = Budget(budget)
+        spending = Budget(budget, reserved=reserve)
         adapter = Adapter(lineage, guard, evaluate, spending, _anchor(problems, split, seed))
 
         members = members[: split.members]
@@ -92,6 +98,9 @@ class GepaOptimizer:
         self._run(adapter, members, problems, reflection, minibatch, seed)
 
         chosen = select_population(lineage.scores, self.config.population)
+        if self.config.rescore:
+            spending.reserved = 0
+            chosen = confirm_newcomers(adapter, members, chosen, self.config.population, seed)
         known = {c.id: c for c in (*members, *lineage.archive.values())}
         evolved = Population(
             contexts=tuple(known[i] for i in best_first(chosen, lineage.scores)),
@@ -144,6 +153,7 @@ class GepaOptimizer:
             logger=DebugLog(),
             callbacks=[adapter],
             track_best_outputs=False,
+            cache_evaluation=False,
             seed=seed,
             acceptance_criterion=Improvement(),
             sampling_strategy=tasks,
@@ -154,9 +164,8 @@ class GepaOptimizer:
             raise RuntimeError(f"GEPA accepted candidates {unscored} whose full scores never arrived")
 
     def _members(self, population: Population) -> list[Context]:
-        """The old population without doubles, best first by its old scores (they order, they don't score)."""
-        unique = {c.id: c for c in population.contexts}
-        return sorted(unique.values(), key=population.mean_score, reverse=True)
+        """The old population without doubles, best first as the last phase left it; its scores are stale by now."""
+        return list({c.id: c for c in population.contexts}.values())
 
     def _lineage(self, population: Population, members: Sequence[Context], cycle: int, weights_step: int) -> Lineage:
         names = dict.fromkeys(self.config.components)
@@ -169,7 +178,7 @@ class GepaOptimizer:
 
     def _guard(self, problems: Sequence[Problem]) -> ContextGuard:
         most = getattr(self.config.reflector, "max_examples", MAX_EXAMPLES)
-        return ContextGuard(self.count_tokens, self.config.max_context_tokens, problems, most)
+        return ContextGuard(self.count_tokens, self.config.max_context_tokens, problems, most, self.held_out)
 
 
 def _anchor(problems: Sequence[Problem], split: Plan, seed: int) -> list[Problem]:

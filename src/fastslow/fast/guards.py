@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 
+from fastslow.errors import TaskError
 from fastslow.types import Context, Problem
 from fastslow.worked_examples import parse_examples
 
@@ -15,11 +18,22 @@ MAX_EXAMPLES = 8
 _SHORTEST_QUESTION = 8
 """Folded questions under this many characters turn up in honest text, so they prove no copying."""
 
+_SHORTEST_ANSWER = 16
+"""The same of gold answers; and only an answer that no other problem has tells which problem was copied."""
+
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
+_MARKUP = re.compile(r"\*\*|`")
+_UNHEARD = frozenset(".,;:!?\"'#…“”‘’„«»。、，？！")
+_GOES_ON = re.compile(r"[-+*/^%×÷] (?:\( )*\d")
+_WENT_BEFORE = re.compile(r"\d (?:\) )*[-+*/^%×÷]$")
+
 
 class ContextGuard:
     """Checks proposals against ``problems``, the training problems of this cycle.
 
-    ``count_tokens`` gives the tokens a context adds to every prompt; ``max_tokens`` caps them.
+    ``count_tokens`` gives the tokens a context adds to every prompt; ``max_tokens`` caps them. A training problem
+    counts as copied where its question stands in the context, in any component, or a long answer that is its alone.
+    Questions of ``held_out``, the validation problems, may not stand in a context at all.
     """
 
     def __init__(
@@ -28,11 +42,18 @@ class ContextGuard:
         max_tokens: int,
         problems: Sequence[Problem],
         max_examples: int = MAX_EXAMPLES,
+        held_out: Sequence[Problem] = (),
     ) -> None:
         self.count_tokens = count_tokens
         self.max_tokens = max_tokens
         self.max_examples = max_examples
-        self.questions = {folded(p.text) for p in problems}
+        self.held_out = {folded(p.text) for p in held_out}
+        answers = [folded(p.answer or "") for p in problems]
+        often = Counter(answers)
+        self.copies = {
+            (folded(p.text), answer if len(answer) >= _SHORTEST_ANSWER and often[answer] == 1 else "")
+            for p, answer in zip(problems, answers, strict=True)
+        }
 
     def reject(self, proposal: Context, parent: Context | None, seen: Collection[str]) -> str | None:
         """The reason to refuse ``proposal``, or None; ``seen`` holds the ids already tried in this cycle.
@@ -62,9 +83,11 @@ class ContextGuard:
             return f"examples can't be read: {error}"
         if len(examples) > self.max_examples:
             return f"too many examples: {len(examples)}, at most {self.max_examples}"
-        copied = sum(shows(proposal, question) for question in self.questions)
+        if any(shows(proposal, question) for question in self.held_out):
+            return "shows a validation problem"
+        copied = sum(any(shows(proposal, text) for text in copy) for copy in self.copies)
         if copied > self.max_examples:
-            return f"copies training questions: {copied} of them, at most {self.max_examples}"
+            return f"copies training problems: {copied} of them, at most {self.max_examples}"
         return None
 
     def _too_long(self, proposal: Context) -> str | None:
@@ -73,34 +96,46 @@ class ContextGuard:
 
 
 def leaks(context: Context, problem: Problem) -> bool:
-    """Whether the context shows the problem's question word for word (case and white space aside).
+    """Whether the context shows the problem's question (case, white space, markup and punctuation aside).
 
     Such a problem says nothing about the context: its answer stands there to be copied.
     """
     return shows(context, folded(problem.text))
 
 
+def refuse_leaks(context: Context, held_out: Sequence[Problem]) -> None:
+    """Raise :class:`TaskError` where the seed context shows validation problems: their accuracy would mean nothing."""
+    shown = [p for p in held_out if leaks(context, p)]
+    if shown:
+        raise TaskError(
+            f"task.seed_context: shows {len(shown)} of the validation problems (such as {shown[0].id}); "
+            "take them out, or set another task.seed for the split"
+        )
+
+
 def shows(context: Context, question: str) -> bool:
     """Whether ``question``, already folded, stands in one of the context's components as whole words."""
     if len(question) < _SHORTEST_QUESTION:
         return False
-    return any(_stands_in(question, _folded_cached(text)) for text in context.components.values())
+    return any(_stands_in(question, folded(text)) for text in context.components.values())
 
 
+@lru_cache(maxsize=4096)
 def folded(text: str) -> str:
-    """Lower case, with every run of white space as one space."""
-    return re.sub(r"\s+", " ", text).strip().casefold()
-
-
-_folded_cached = lru_cache(maxsize=256)(folded)
+    """The words, numbers and operators of a text, one space between: lower case, without markup and punctuation."""
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")  # soft hyphens, zero-width spaces
+    return " ".join(t for t in _TOKEN.findall(_MARKUP.sub(" ", plain)) if t not in _UNHEARD)
 
 
 def _stands_in(needle: str, text: str) -> bool:
-    start = text.find(needle)
+    text = f" {text} "
+    start = text.find(f" {needle} ")
     while start >= 0:
-        before, after = text[max(0, start - 1) : start], text[start + len(needle) : start + len(needle) + 1]
-        # "add 1 + 2" must not be found inside "add 1 + 23".
-        if not (before.isalnum() and needle[0].isalnum()) and not (after.isalnum() and needle[-1].isalnum()):
+        # "add 1 + 2" must not be found inside "add 1 + 2 - 3".
+        after, before = text[start + len(needle) + 2 :], text[max(0, start - 16) : start]
+        goes_on = needle[-1].isdigit() and _GOES_ON.match(after)
+        if not goes_on and not (needle[0].isdigit() and _WENT_BEFORE.search(before)):
             return True
-        start = text.find(needle, start + 1)
+        start = text.find(f" {needle} ", start + 1)
     return False

@@ -16,10 +16,10 @@ OnEvent = Callable[[Event], None]
 class Lineage:
     """Knows every context of the phase by its texts, counts fates and tells them to ``on_event``.
 
-    An event is JSON-ready: ``kind`` (``rescored``, ``proposed``, ``accepted``, ``rejected`` after rollouts,
-    ``refused`` by a guard before any, or ``failed``), ``cycle``, ``weights_step``, ``context`` (as
-    :func:`context_to_dict`; None where none came about), ``parents``, ``scores`` (problem id -> reward, where
-    measured) and ``reason``.
+    An event is JSON-ready: ``kind`` (``rescored``, ``proposed``, ``accepted``, ``confirmed`` by fresh rollouts,
+    ``rejected`` after rollouts, ``refused`` by a guard before any, or ``failed``), ``cycle``, ``weights_step``,
+    ``context`` (as :func:`context_to_dict`; None where none came about), ``parents``, ``scores`` (problem id -> reward,
+    where measured) and ``reason``.
     """
 
     def __init__(
@@ -79,6 +79,17 @@ class Lineage:
         self.archive.setdefault(context.id, context)
         self.accepted += 1
         self._tell("accepted", context, (), context.reason, scores)
+
+    def confirm(self, context: Context, scores: Mapping[str, float], reason: str) -> None:
+        """Fresh rollouts bear out an accepted context; on their problems they count instead of the old ones."""
+        self.scores[context.id] |= scores
+        self._tell("confirmed", context, (), reason, scores)
+
+    def take_back(self, context: Context, scores: Mapping[str, float], reason: str) -> None:
+        """Fresh rollouts don't bear out an accepted context: it is rejected after all."""
+        self.scores[context.id] |= scores
+        self.accepted -= 1
+        self.reject(context, (), reason, scores)
 
     def reject(
         self,

@@ -29,10 +29,15 @@ class Population:
 
     @property
     def best(self) -> Context:
-        """The context with the highest mean score on training problems; the first where none is scored."""
-        return max(self.contexts, key=lambda c: self.mean_score(c))
+        """The first of ``contexts``: the last fast phase's choice, by the training problems of that phase.
+
+        The choice stands until the next phase; the scores behind it are not looked at again, since they grow stale with
+        the first slow step.
+        """
+        return self.contexts[0]
 
     def mean_score(self, context: Context) -> float:
+        """Mean reward under the weights of ``weights_step``; -inf where the context wasn't scored."""
         rewards = self.scores.get(context.id)
         return fmean(rewards.values()) if rewards else float("-inf")
 

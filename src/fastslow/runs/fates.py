@@ -50,12 +50,17 @@ class Fates:
             return
         if kind in ("accepted", "rejected"):
             self._pending.pop(context.id, None)
-        self._heard.append(Fate(context, kind, event["reason"] if kind in ("rejected", "refused") else ""))
+        self._heard.append(Fate(context, kind, event["reason"] if kind in ("rejected", "refused", "confirmed") else ""))
 
     def settle(self, population: Population) -> list[Fate]:
         """All fates of the cycle that led to ``population``, those heard first; the next cycle starts from it."""
         heard, before = self._heard, {c.id: c for c in self._before}
-        scored = {f.context.id: f.context for f in heard if f.outcome in ("rescored", "accepted")}
+        scored: dict[str, Context] = {}
+        for fate in heard:
+            if fate.outcome in ("rescored", "accepted"):
+                scored[fate.context.id] = fate.context
+            elif fate.outcome == "rejected":  # accepted first, and then not borne out by fresh rollouts
+                scored.pop(fate.context.id, None)
         stay = {c.id: c for c in population.contexts}
         fates = list(heard)
         # An optimizer that tells no events still leaves a lineage.
