@@ -90,6 +90,15 @@ class _TaskBase(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _convention_by_kind(cls, data: Any) -> Any:
+    @model_validator(mode="after")
+    def _solved_is_in_range(self) -> _TaskBase:
+        low, high = self.reward_range
+        if not low < 1 <= high:
+            raise ValueError(
+                f"reward_range goes from the lowest reward to the highest, with 1 (solved) inside: {low:g}, {high:g}"
+            )
+        return self
+
         if isinstance(data, dict) and isinstance(data.get("convention"), str):
             data = {**data, "convention": {"kind": data["convention"]}}
         return data
@@ -217,7 +226,7 @@ class SlowConfig(_Frozen):
     max_skipped_steps: int = Field(
         5,
         ge=1,
-        description="updates in a row with a NaN or exploding gradient, each skipped, after which the run stops",
+        description="updates in a row, skipped for a NaN or exploding gradient, after which the run stops",
     )
     truncated: Literal["zero", "mask"] = Field(
         "zero", description="completions cut at max_new_tokens: reward 0, or no loss"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastslow.errors import TaskError
 from fastslow.tasks.problems import clean_text, majority_share, problem_id, split_problems
-from fastslow.tasks.scoring import SafeTask, validate_task
+from fastslow.tasks.scoring import MAX_HANGS, SafeTask, validate_task
 from fastslow.types import Context, Problem, Score
 
 
@@ -65,9 +65,57 @@ def test_a_reward_that_is_no_finite_number_is_an_error(reward):
 
 
 @pytest.mark.parametrize("reward", [1, 0.25, -3.5, 2.0, True])
-def test_finite_rewards_are_kept_as_floats(reward):
-    score = SafeTask(Fixed(lambda p, c: Score(reward, "told"))).score(PROBLEM, "x")
+def test_finite_rewards_in_the_range_are_kept_as_floats(reward):
+    score = SafeTask(Fixed(lambda p, c: Score(reward, "told")), None, (-4.0, 2.0)).score(PROBLEM, "x")
     assert score == Score(float(reward), "told") and type(score.reward) is float
+
+
+@pytest.mark.parametrize(
+    ("reward", "limits"), [(85, (0, 1)), (-0.5, (0, 1)), (1.1, (0, 1)), (-2, (-1, 1)), (3, (0, 2))]
+)
+def test_a_reward_out_of_its_range_is_the_scorer_s_failure(reward, limits):
+    score = SafeTask(Fixed(lambda p, c: Score(reward)), None, limits).score(PROBLEM, "x")
+    said = f"the scorer gave {reward:g} as reward, outside task.reward_range = [{limits[0]}, {limits[1]}]"
+    assert score == Score(0.0, said, said)
+    assert SafeTask(Fixed(lambda p, c: Score(1 + 1e-9))).score(PROBLEM, "x").error is None  # a scorer's rounding
+
+
+def test_twenty_failures_in_a_row_end_the_run_with_the_most_common_one():
+    replies = iter([*["bad"] * 19, "fine", *["bad"] * 12, *["worse"] * 7, "bad"])
+
+    def judge(problem, completion):
+        reply = next(replies)
+        if reply == "fine":
+            return Score(0.0)
+        raise ValueError(reply)
+
+    task = SafeTask(Fixed(judge))
+    assert [task.score(PROBLEM, "x").error is None for _ in range(39)] == [False] * 19 + [True] + [False] * 19
+    with pytest.raises(TaskError) as caught:
+        task.score(PROBLEM, "x")
+    assert str(caught.value) == (
+        "task fixed: the scorer failed on 20 replies in a row, most often: the scorer failed: ValueError: bad; mend it "
+        "(a reply that it can't read earns 0, not an error)"
+    )
+
+
+def test_threads_that_hang_are_counted_and_end_the_run():
+    release = threading.Event()
+
+    def hang(problem, completion):
+        if completion == "hang":
+            release.wait(30)
+        return Score(1.0)
+
+    task = SafeTask(Fixed(hang, needs_timeout=True), timeout=0.05)
+    try:
+        for _ in range(MAX_HANGS - 1):
+            assert task.score(PROBLEM, "hang").reward == 0
+            assert task.score(PROBLEM, "fine").reward == 1
+        with pytest.raises(TaskError, match=r"task fixed: 8 scoring calls hung \(.* = 0\.05 s\), and their threads"):
+            task.score(PROBLEM, "hang")
+    finally:
+        release.set()
 
 
 def test_a_scorer_that_hangs_is_left_behind_and_the_next_call_works():
@@ -98,6 +146,10 @@ def test_errors_with_ever_new_texts_stay_bounded():
 
     task = SafeTask(Fixed(echo))
     for i in range(300):
+        if i % 10 == 0:  # one that works between, so that the run goes on
+            task.inner.score = lambda problem, completion: Score(0.0)
+            task.score(PROBLEM, "fine")
+            task.inner.score = echo
         task.score(PROBLEM, str(i))
     assert len(task.errors) <= 101 and task.errors.total() == 300
 

@@ -12,8 +12,8 @@ from fastslow.types import Context, Problem, Score
 class Task(Protocol):
     """A named source of problems with a scorer.
 
-    ``train`` and ``val`` are disjoint and fixed by the task's seed. ``score`` never raises: see
-    :class:`fastslow.tasks.scoring.SafeTask`, which every built task is wrapped in.
+    ``train`` and ``val`` are disjoint and fixed by the task's seed. ``score`` raises for no single
+    reply: see :class:`fastslow.tasks.scoring.SafeTask`, which every built task is wrapped in.
     """
 
     name: str

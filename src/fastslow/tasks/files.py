@@ -28,7 +28,6 @@ class FileSource:
         self.seed_context = seed_context(config.seed_context)
         folders = [Path.cwd()] if config.path.startswith(HUB) else [Path(config.path).resolve().parent, Path.cwd()]
         self._scorer = make_scorer(config.scorer, list(dict.fromkeys(folders)), config.score_timeout)
-        self.needs_timeout = self._scorer.needs_timeout
         if config.answer is None and self._scorer.needs_answer:
             raise TaskError(f"task.answer: the scorer {config.scorer!r} compares with a gold answer; name its column")
         split = self._split(config)

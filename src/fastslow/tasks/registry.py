@@ -39,7 +39,7 @@ def build_task(config: TaskConfig, check: bool = True) -> SafeTask:
         from fastslow.tasks.conventions import ConventionTask, make_convention
 
         task = ConventionTask(task, make_convention(config.convention, [p.answer for p in (*task.train, *task.val)]))
-    safe = SafeTask(task, timeout=config.score_timeout)
+    safe = SafeTask(task, config.score_timeout, config.reward_range)
     if check and getattr(config, "check_gold", True):
         validate_task(safe)
     return safe

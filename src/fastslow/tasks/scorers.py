@@ -23,6 +23,7 @@ from typing import Any
 from fastslow.errors import TaskError
 from fastslow.tasks.math_child import MathChild
 from fastslow.tasks.replies import extract_answer
+from fastslow.tasks.scorer_child import ScorerChild
 
 ScoreFunction = Callable[[str, str | None, str, Mapping[str, Any]], float | tuple[float, str]]
 
@@ -34,10 +35,9 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A score function; ``needs_timeout`` where it is not ours, ``needs_answer`` where it compares with a gold."""
+    """A score function that keeps its own time; ``needs_answer`` where it compares with a gold."""
 
     function: ScoreFunction
-    needs_timeout: bool = False
     needs_answer: bool = True
 
 
@@ -51,10 +51,15 @@ def make_scorer(name: str, folders: Sequence[Path], timeout: float) -> Scorer:
     if not colon or not module_name or not function_name:
         known = ", ".join([*_BUILT_IN, "math-verify"])
         raise TaskError(f"task.scorer: {name!r} is neither one of {known} nor module:function")
+    return Scorer(ScorerChild(module_name, function_name, folders, timeout).score, needs_answer=False)
+
+
+def import_scorer(module_name: str, function_name: str, folders: Sequence[Path]) -> ScoreFunction:
+    """``module:function``, looked up in ``folders`` first; raises TaskError with one line."""
     function = getattr(_import(module_name, folders), function_name, None)
     if not callable(function):
         raise TaskError(f"task.scorer: module {module_name!r} has no function {function_name!r}")
-    return Scorer(function, needs_timeout=True, needs_answer=False)
+    return function
 
 
 def exact(question: str, answer: str | None, completion: str, metadata: Mapping[str, Any]) -> float:
