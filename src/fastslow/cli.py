@@ -73,10 +73,14 @@ def train(
 
     settings = load_config(config, overrides or [])
     folder = out or Path("runs") / settings.name
-    from fastslow.engines.local import train as run
+    from fastslow.engines import is_main_process, pick_engine
     from fastslow.progress import make_progress
     from fastslow.report.plots import plot_run
 
+    run = pick_engine(settings)
+    if not is_main_process():
+        run(settings, folder, resume=resume)
+        return
     with make_progress(settings) as progress:
         run(settings, folder, resume=resume, progress=progress)
     plot_run(folder, folder / "plots" / "run.png")

@@ -234,6 +234,21 @@ class SlowConfig(_Frozen):
     token_budget: int = Field(4096, ge=64, description="tokens one training forward may hold")
 
 
+class TrlConfig(_Frozen):
+    """``engine: trl``: the slow phase on TRL's GRPOTrainer. How many processes, and DDP, FSDP or DeepSpeed, is for
+    ``accelerate launch`` to say (see docs/scaling.md)."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1, description="forwards a process takes for its part of a step")
+    use_vllm: bool = Field(False, description="sample with vLLM instead of transformers")
+    vllm_mode: Literal["colocate", "server"] = Field(
+        "colocate", description="vLLM in the training processes, or a `trl vllm-serve` server of its own"
+    )
+    report_to: list[str] = Field(default_factory=list, description="wandb, tensorboard, trackio, …")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="any other argument of GRPOConfig, for example vllm_gpu_memory_utilization"
+    )
+
+
 class EvaluationConfig(_Frozen):
     """When and on how much the run is measured."""
 
@@ -250,12 +265,16 @@ class RunConfig(_Frozen):
     seed: int = Field(0, description="root of every random stream of the run but the data's")
     steps: int = Field(24, ge=1, description="slow steps (for method gepa: cycles x T)")
     max_rollouts: int | None = Field(None, ge=1, description="stop once fast + slow rollouts reach this")
+    engine: Literal["local", "trl"] = Field(
+        "local", description="local: one process; trl: TRL, on many devices (method gepa, without weights, is local)"
+    )
     model: ModelConfig = ModelConfig()
     task: TaskConfig
     sampling: SamplingConfig = SamplingConfig()
     fast: FastConfig = FastConfig()
     slow: SlowConfig = SlowConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    trl: TrlConfig = TrlConfig()
     checkpoint_every: int = Field(6, ge=0, description="slow steps between checkpoints; 0: only the last")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay on disk")
 

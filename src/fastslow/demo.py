@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastslow.config import RunConfig
 from fastslow.config_io import load_config
-from fastslow.engines.local import train
+from fastslow.engines import pick_engine
 from fastslow.errors import RunError
 from fastslow.progress import make_progress
 from fastslow.runs.directory import RunDirectory
@@ -55,5 +55,5 @@ def _run(config: RunConfig, out: Path, seed: int, arm: str) -> ArmRun:
             raise RunError(f"{path}: a finished run of another config is here; remove it, or choose another --out")
         return ArmRun(arm, seed, path, read_summary(run.summary_path))
     with make_progress(config, label=f"{arm} seed {seed}") as progress:
-        summary = train(config, path, resume=run.config_path.exists(), progress=progress)
+        summary = pick_engine(config)(config, path, resume=run.config_path.exists(), progress=progress)
     return ArmRun(arm, seed, path, summary)

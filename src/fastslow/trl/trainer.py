@@ -81,7 +81,9 @@ class FSTTrainer(GRPOTrainer):
         self.fences = Fences()
         self.task_reward = TaskReward(task) if task is not None else None
         given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
-        rewards = [self.fences.around(f) for f in given] + ([self.task_reward] if self.task_reward else [])
+        rewards = [self.fences.around(f) for f in given] + (
+            [self.fences.around(self.task_reward)] if self.task_reward else []
+        )
         indexed = dataset.add_column(INDEX, list(range(len(dataset)))).select(self.order)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -112,7 +114,11 @@ class FSTTrainer(GRPOTrainer):
         self.optimizer_of_contexts = None
         if made is not None:
             self.optimizer_of_contexts = GepaOptimizer(
-                self.fast, made, self.sampler.context_tokens, on_event=self.listener.context_event
+                self.fast,
+                made,
+                self.sampler.context_tokens,
+                on_event=self.listener.context_event,
+                held_out=task.val if task is not None else (),
             )
         seed = seed_context or (task.seed_context if task is not None else EMPTY)
         self.fst_state = RunState(population=Population((seed,)))
