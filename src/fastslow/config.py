@@ -87,9 +87,6 @@ class _TaskBase(_Frozen):
         (0.0, 1.0), description="lowest and highest reward of the scorer; one outside counts as the scorer's failure"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _convention_by_kind(cls, data: Any) -> Any:
     @model_validator(mode="after")
     def _solved_is_in_range(self) -> _TaskBase:
         low, high = self.reward_range
@@ -99,6 +96,9 @@ class _TaskBase(_Frozen):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _convention_by_kind(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("convention"), str):
             data = {**data, "convention": {"kind": data["convention"]}}
         return data

@@ -226,10 +226,10 @@ class FastSlowTraining:
         state.seconds["slow"] += seconds
         state.flat_groups += int(metrics["flat_groups"])
         state.rescued_groups += int(metrics["rescued_groups"])
-        rewards = [r for g in groups for r in g.rewards]
         skipped = int(metrics.get("skipped_steps", 0))
         state.skipped_steps += skipped
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
+        rewards = [r for g in groups for r in g.rewards]
         values: dict[str, Any] = {"reward": sum(rewards) / len(rewards), **metrics}
         self.recorder.slow(state, values, sampling, seconds)
         if state.skipped_in_a_row >= self.config.slow.max_skipped_steps:

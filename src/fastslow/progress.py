@@ -85,11 +85,12 @@ def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
         return (
             f"fast phase {values['cycle']}: {values['metric_calls']} rollouts, {values['accepted']} of "
             f"{values['proposals']} proposals accepted, best {values['best_score']:.2f} on its problems"
+            f"{_failures(values.get('failures') or {})}"
         )
     if kind == "slow":
+        skipped = f", update skipped (gradient norm {values['grad_norm']:g})" if values.get("skipped_steps") else ""
         return (
             f"step {state.step}: reward {values['reward']:.2f}, flat groups {values['flat_groups']:.0f} of "
-        skipped = f", update skipped (gradient norm {values['grad_norm']:g})" if values.get("skipped_steps") else ""
             f"{values['groups']:.0f}{skipped}, {values['seconds']:.1f} s"
         )
     if kind == "evaluation":
@@ -100,3 +101,11 @@ def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
             f"[{low:.2f}, {high:.2f}] with the best context, {accuracy['seed_context']:.2f} with the seed context"
         )
     return ""
+
+
+def _failures(failures: Mapping[str, int]) -> str:
+    """Reflections that gave no usable text, by their most common reason."""
+    if not failures:
+        return ""
+    often = max(failures, key=lambda reason: (failures[reason], reason))
+    return f"; {sum(failures.values())} reflections failed, most often: {often}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import set_seed
@@ -52,7 +53,11 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             optimizer = None
             if reflector is not None:
                 optimizer = GepaOptimizer(
-                    fast, reflector, sampler.context_tokens, on_event=recorder.context_event, held_out=task.val
+                    config.fast,
+                    reflector,
+                    sampler.context_tokens,
+                    on_event=recorder.context_event,
+                    held_out=task.val,
                 )
             loop = FastSlowTraining(config, task, sampler, learner, optimizer, recorder, state)
             with recorder.signals():
@@ -62,15 +67,15 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
                     recorder.save_last_boundary(loop)
                     stopped = recorder.saved_step or 0
                     raise RunError(f"stopped at step {stopped}; go on with --resume --out {out}") from None
-            drift = _drift(config, policy, loop)
-            summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
                 except FastslowError as error:
                     raise _with_saved_step(error, recorder, learner, loop, out) from error.__cause__
+            drift = _drift(config, policy, loop)
+            summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
             run.write_summary(summary.model_dump(mode="json"))
-            if progress and summary.scorer_errors:
-                often = "; ".join(f"{count} x {message}" for message, count in task.errors.most_common(2))
             if progress and summary.skipped_steps:
                 progress.note(f"{summary.skipped_steps} updates were skipped for a NaN or exploding gradient")
+            if progress and summary.scorer_errors:
+                often = "; ".join(f"{count} x {message}" for message, count in task.errors.most_common(2))
                 progress.note(f"the scorer failed on {summary.scorer_errors} rollouts, which got reward 0 ({often})")
             return summary
         finally:
@@ -80,6 +85,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
     """Everything that may be unusable; raises :class:`FastslowError` with one line."""
     task = build_task(config.task)
+    refuse_leaks(task.seed_context, task.val)
     set_seed(derive_seed(config.seed, "global") % 2**32)  # new adapters, and scorers that draw
     policy = load_policy(config.model)
     reflector = None
@@ -87,7 +93,7 @@ def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
         reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
         if hasattr(reflector, "check"):
             reflector.check()
-    return task, policy, reflector, checked
+    return task, policy, reflector
 
 
 def _with_saved_step(
@@ -97,7 +103,6 @@ def _with_saved_step(
     if learner.updates == recorder.boundary_updates:
         with contextlib.suppress(FastslowError):  # weights that hold NaN, or the full disk that was the error itself
             recorder.save_last_boundary(loop)
-    refuse_leaks(task.seed_context, task.val)
     if recorder.saved_step is None:
         return type(error)(f"{error}; nothing to save yet: start again with --resume --out {out}")
     return type(error)(f"{error}; saved up to step {recorder.saved_step}: go on with --resume --out {out}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -142,6 +143,7 @@ class Recorder:
             "ledger_position": self.ledger.position(),
             "last_cycle": cycles[-1] if cycles else -1,
         }
+        self.boundary_updates = getattr(loop.learner, "updates", None)
         self._updating = False
         if self._asked_to_stop:
             raise Interrupted
@@ -151,7 +153,6 @@ class Recorder:
         tensors, learner = loop.learner.state()
         noted = {k: v for k, v in self._boundary.items() if k != "rng_tensors"}
         save_checkpoint(
-        self.boundary_updates = getattr(loop.learner, "updates", None)
             self.run.checkpoints,
             noted["state"]["step"],
             {**tensors, "rng": self._boundary["rng_tensors"]},
@@ -207,6 +208,7 @@ class Recorder:
             "accepted": report.accepted,
             "rejected": report.rejected,
             "reasons": dict(report.reasons),
+            "failures": dict(Counter(_kind(r.reason) for r in report.reflections if r.outcome == "failed")),
             "reflection_calls": report.reflection_calls,
             "reflection_tokens": report.reflection_tokens,
             "best": population.best.id,
@@ -246,3 +248,8 @@ class Recorder:
         self.metrics.write("evaluation", state.step, values)
         if self.progress:
             self.progress.show("evaluation", state, values)
+
+
+def _kind(reason: str) -> str:
+    """What stands before the first colon of a reason, by which reasons are counted."""
+    return reason.split(":", 1)[0].strip()

@@ -111,8 +111,8 @@ class RunSummary(_Record):
     flat_groups: int = Field(0, description="groups whose rewards were all equal: no gradient")
     rescued_groups: int = Field(0, description="groups that are not flat only because contexts differ")
     scorer_errors: int = 0
-    peak_memory_gb: float | None = Field(None, description="largest resident memory of the process so far, 1e9 bytes")
     skipped_steps: int = Field(0, description="slow steps whose update was left out: a NaN or exploding gradient")
+    peak_memory_gb: float | None = Field(None, description="largest resident memory of the process so far, 1e9 bytes")
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -131,8 +131,8 @@ class Counts(Protocol):
     flat_groups: int
     rescued_groups: int
     scorer_errors: int
-
     skipped_steps: int
+
 
 def build_summary(
     config: RunConfig, counts: Counts, lines: Sequence[Mapping[str, Any]], drift: Mapping[str, float] | None = None
@@ -162,9 +162,9 @@ def build_summary(
         flat_groups=counts.flat_groups,
         rescued_groups=counts.rescued_groups,
         scorer_errors=counts.scorer_errors,
+        skipped_steps=counts.skipped_steps,
         peak_memory_gb=peak_memory_gb(),
         versions=package_versions(),
-        skipped_steps=counts.skipped_steps,
     )
 
 
