@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastslow.errors import FastslowError
+from fastslow.runs.signals import last_word
 
 app = typer.Typer(
     name="fastslow",
@@ -230,8 +231,9 @@ def _short(text: str | None, length: int = 100) -> str:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit code 2."""
-    try:
-        app(prog_name="fastslow")
-    except FastslowError as error:
-        print(f"fastslow: {error}", file=sys.stderr)
-        sys.exit(2)
+    with last_word():
+        try:
+            app(prog_name="fastslow")
+        except FastslowError as error:
+            print(f"fastslow: {error}", file=sys.stderr)
+            sys.exit(2)

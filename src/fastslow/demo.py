@@ -12,6 +12,7 @@ from fastslow.engines import pick_engine
 from fastslow.errors import RunError
 from fastslow.progress import make_progress
 from fastslow.runs.directory import RunDirectory
+from fastslow.runs.signals import Stopped
 from fastslow.runs.summary import RunSummary, read_summary
 
 ARMS = ("fst", "rl", "gepa")
@@ -55,5 +56,8 @@ def _run(config: RunConfig, out: Path, seed: int, arm: str) -> ArmRun:
             raise RunError(f"{path}: a finished run of another config is here; remove it, or choose another --out")
         return ArmRun(arm, seed, path, read_summary(run.summary_path))
     with make_progress(config, label=f"{arm} seed {seed}") as progress:
-        summary = pick_engine(config)(config, path, resume=run.config_path.exists(), progress=progress)
+        try:
+            summary = pick_engine(config)(config, path, resume=run.config_path.exists(), progress=progress)
+        except Stopped as stopped:
+            raise Stopped(f"{arm} seed {seed}: {stopped.at}", "go on with the same command") from None
     return ArmRun(arm, seed, path, summary)

@@ -114,7 +114,8 @@ def test_any_damage_is_named_with_the_previous_good_one(tmp_path, name, damage):
     with pytest.raises(RunError) as caught:
         load_latest(tmp_path)
     line = one_line(caught)
-    assert f"step-000003: damaged checkpoint: {name}" in line and "delete it; the previous one is step-000001" in line
+    assert f"step-000003: damaged checkpoint: {name}" in line
+    assert "delete this folder; the previous one is step-000001" in line
     if damage != "flipped" or name == "manifest.json":  # what can be seen without reading every byte
         assert latest_checkpoint(tmp_path).name == "step-000001"
 
@@ -139,7 +140,7 @@ def json_equal(a: bytes, b: bytes) -> bool:
 
 def test_a_renamed_or_swapped_checkpoint_is_refused(tmp_path):
     save(tmp_path, 1).rename(tmp_path / "step-000005")
-    with pytest.raises(RunError, match="belongs to step 1; delete it; there is no earlier one"):
+    with pytest.raises(RunError, match="belongs to step 1; delete this folder; there is no earlier one"):
         load_latest(tmp_path)
 
 

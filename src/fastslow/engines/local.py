@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 from transformers import set_seed
 
 from fastslow.config import PolicyReflector, RunConfig, SamplingConfig
-from fastslow.errors import FastslowError, RunError
+from fastslow.errors import FastslowError
 from fastslow.evaluation.drift import measure_drift
 from fastslow.fast.base import Reflector
 from fastslow.fast.gepa_bridge import GepaOptimizer
 from fastslow.fast.guards import refuse_leaks
 from fastslow.fast.reflect import build_reflector
+from fastslow.fast.reflect.policy import Generate
 from fastslow.fst import FastSlowTraining
 from fastslow.policy.loading import load_policy
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import build_sampler
+from fastslow.preflight import Preflight, check_prompts, measure_lengths
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
-from fastslow.runs.recorder import Interrupted, Progress, Recorder
+from fastslow.runs.recorder import Progress, Recorder
+from fastslow.runs.signals import Interrupted, Stopped, StopSignals
 from fastslow.runs.summary import RunSummary, build_summary
 from fastslow.seeds import derive_seed
 from fastslow.slow.learner import LocalLearner
@@ -37,41 +39,50 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     check that fails leaves no folder behind. After an interruption the last step boundary is saved and
     :class:`RunError` says how to go on.
     """
+    with StopSignals() as signals:
+        try:
+            return _train(config, out, resume, progress, signals)
+        except Interrupted:
+            if RunDirectory(out).config_path.exists():
+                raise Stopped("stopped", f"go on with --resume --out {out}") from None
+            raise Stopped("stopped before anything was done", "start anew with the same command") from None
+
+
+def _train(
+    config: RunConfig, out: str | Path, resume: bool, progress: Progress | None, signals: StopSignals
+) -> RunSummary:
     with RunDirectory.create(out, config, resume=resume) as run:
         try:
-            task, policy, reflector = _parts(config)
+            task, policy, reflector, checked = _parts(config)
         except BaseException:
             run.discard()
             raise
-        for note in task.notes if progress else ():
+        for note in (*task.notes, *checked.notes) if progress else ():
             progress.note(note)
         sampler = build_sampler(policy, config.sampling)
         learner = LocalLearner(policy, config.slow, config.sampling.max_new_tokens, config.sampling.temperature)
-        recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress)
+        recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress, signals)
         try:
             state = recorder.resume(learner, reflector) if resume else None
             optimizer = None
             if reflector is not None:
+                fast = config.fast.model_copy(update={"max_context_tokens": checked.max_context_tokens})
                 optimizer = GepaOptimizer(
-                    config.fast,
-                    reflector,
-                    sampler.context_tokens,
-                    on_event=recorder.context_event,
-                    held_out=task.val,
+                    fast, reflector, sampler.context_tokens, on_event=recorder.context_event, held_out=task.val
                 )
             loop = FastSlowTraining(config, task, sampler, learner, optimizer, recorder, state)
-            with recorder.signals():
-                try:
-                    loop.run()
-                except Interrupted:
-                    recorder.save_last_boundary(loop)
-                    stopped = recorder.saved_step or 0
-                    raise RunError(f"stopped at step {stopped}; go on with --resume --out {out}") from None
-                except FastslowError as error:
-                    raise _with_saved_step(error, recorder, learner, loop, out) from error.__cause__
-            drift = _drift(config, policy, loop)
-            summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
-            run.write_summary(summary.model_dump(mode="json"))
+            try:
+                loop.run()
+                drift = _drift(config, policy, loop)
+                summary = build_summary(config, loop.state, read_metrics(run.metrics_path), drift)
+                run.write_summary(summary.model_dump(mode="json"))
+            except Interrupted:
+                recorder.save_last_boundary(loop)
+                raise Stopped(
+                    f"stopped at step {recorder.saved_step or 0}", f"go on with --resume --out {out}"
+                ) from None
+            except FastslowError as error:
+                raise _with_saved_step(error, recorder, learner, loop, out) from error.__cause__
             if progress and summary.skipped_steps:
                 progress.note(f"{summary.skipped_steps} updates were skipped for a NaN or exploding gradient")
             if progress and summary.scorer_errors:
@@ -82,18 +93,19 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             recorder.close()
 
 
-def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None]:
+def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None, Preflight]:
     """Everything that may be unusable; raises :class:`FastslowError` with one line."""
     task = build_task(config.task)
     refuse_leaks(task.seed_context, task.val)
     set_seed(derive_seed(config.seed, "global") % 2**32)  # new adapters, and scorers that draw
     policy = load_policy(config.model)
+    checked = check_prompts(config, measure_lengths(task, policy.renderer), policy.window)
     reflector = None
     if config.method != "rl":
         reflector = build_reflector(config.fast.reflector, generate=_self_reflection(policy, config))
         if hasattr(reflector, "check"):
             reflector.check()
-    return task, policy, reflector
+    return task, policy, reflector, checked
 
 
 def _with_saved_step(
@@ -121,7 +133,7 @@ def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[st
     }
 
 
-def _self_reflection(policy: Policy, config: RunConfig) -> Callable[[str, int], tuple[str, str]] | None:
+def _self_reflection(policy: Policy, config: RunConfig) -> Generate | None:
     """``generate`` of the ``policy`` reflector: the current weights answer a reflection prompt."""
     settings = config.fast.reflector
     if not isinstance(settings, PolicyReflector):
@@ -131,9 +143,10 @@ def _self_reflection(policy: Policy, config: RunConfig) -> Callable[[str, int], 
     )
     nothing = Context({"instructions": "", "examples": ""}, reason="reflection")
 
-    def generate(prompt: str, seed: int) -> tuple[str, str]:
+    def generate(prompt: str, seed: int) -> tuple[str, str, int]:
         request = Request(nothing, Problem(id="reflection", text=prompt), 1, seed)
         (completion,) = sampler.sample([request])[0]
-        return completion.text, completion.finish_reason
+        tokens = len(completion.prompt_ids) + len(completion.completion_ids)
+        return completion.text, completion.finish_reason, tokens
 
     return generate

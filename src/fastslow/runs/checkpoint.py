@@ -234,7 +234,7 @@ def _damaged(path: Path, name: str, fault: str) -> RunError:
     previous = (
         f"the previous one is {good.name}" if good else "there is no earlier one, so start anew with another --out"
     )
-    return RunError(f"{path}: damaged checkpoint: {name} {fault}; delete it; {previous}")
+    return RunError(f"{path}: damaged checkpoint: {name} {fault}; delete this folder; {previous}")
 
 
 def _previous_good(path: Path) -> Path | None:

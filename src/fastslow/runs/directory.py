@@ -112,7 +112,8 @@ class RunDirectory:
         except FileNotFoundError:
             raise RunError(f"{self.path}: not a run (no config.yaml); give the folder of a run") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{self.config_path}: cannot be read ({' '.join(str(error).split())})") from error
+            what = " ".join(str(error).split())
+            raise RunError(f"{self.config_path}: cannot be read ({what}); restore it, or use another --out") from error
         except ConfigError as error:
             raise RunError(f"{error}; was it written by another version?") from error
 

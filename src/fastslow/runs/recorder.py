@@ -7,11 +7,8 @@ and state disagree, so a signal waits there.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from fastslow.config import RunConfig
@@ -23,17 +20,11 @@ from fastslow.runs.fates import Fate, Fates
 from fastslow.runs.ledger import Ledger
 from fastslow.runs.metrics import MetricsWriter
 from fastslow.runs.rng import rng_state, set_rng_state
+from fastslow.runs.signals import StopSignals
 from fastslow.runs.state import RunState
 from fastslow.slow.base import SlowLearner
 from fastslow.tasks.base import Task
 from fastslow.types import Phase, Rollout
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop (Ctrl-C or SIGTERM); everything up to the last step is saved.
-
-    No ``Exception``: the fences around scorers and reflectors must let it pass, as they do ``KeyboardInterrupt``.
-    """
 
 
 class Training(Protocol):
@@ -63,16 +54,22 @@ class Recorder:
     weights are still those of that boundary.
     """
 
-    def __init__(self, run: RunDirectory, checkpoint_every: int, keep: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        checkpoint_every: int,
+        keep: int,
+        progress: Progress | None = None,
+        signals: StopSignals | None = None,
+    ) -> None:
         self.run, self.checkpoint_every, self.keep, self.progress = run, checkpoint_every, keep, progress
+        self.signals = signals or StopSignals()
         self.metrics = MetricsWriter(run.metrics_path)
         self.ledger = Ledger(run.ledger_path)
         self._fates = Fates()
         self._every = 1
         self._boundary: dict[str, Any] | None = None
         self.saved_step: int | None = None
-        self._updating = False
-        self._asked_to_stop = False
         self.boundary_updates: int | None = None
         self._stored: dict[tuple[str, int], int] = {}  # rollouts in the ledger, by (phase, step)
 
@@ -121,13 +118,12 @@ class Recorder:
         """After an interruption: save the last step boundary, if it isn't on disk yet."""
         if self._boundary is None or self._boundary["state"]["step"] == self.saved_step:
             return False
-        self._updating = True  # a second, impatient Ctrl-C waits too
         self._save(loop)
         return True
 
     def begin_update(self) -> None:
         """From here to the next :meth:`note` weights and state disagree; a signal waits until they agree again."""
-        self._updating = True
+        self.signals.hold()
 
     def note(self, loop: Training) -> None:
         """Weights and state agree: note where everything stands, in memory."""
@@ -144,9 +140,7 @@ class Recorder:
             "last_cycle": cycles[-1] if cycles else -1,
         }
         self.boundary_updates = getattr(loop.learner, "updates", None)
-        self._updating = False
-        if self._asked_to_stop:
-            raise Interrupted
+        self.signals.release()
 
     def _save(self, loop: Training) -> None:
         assert self._boundary is not None
@@ -160,25 +154,6 @@ class Recorder:
             self.keep,
         )
         self.saved_step = noted["state"]["step"]
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM raise :class:`Interrupted` at once, or at the update's end, if one is under way."""
-
-        def stop(signum: int, frame: Any) -> None:
-            self._asked_to_stop = True
-            if not self._updating:
-                raise Interrupted
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def rollouts(self, phase: Phase, state: RunState, rollouts: Sequence[Rollout]) -> None:
         key = (phase, state.step)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from fastslow.errors import RunError
+
+_stopped = False  # a run of this process was asked to stop
 
 
 class Interrupted(BaseException):
@@ -35,7 +38,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._held = self._asked = False
-        self._previous: dict[int, Any] = {}
+        self._previous: dict = {}
 
     def hold(self) -> None:
         """From here on weights and state may disagree: a signal waits."""
@@ -57,6 +60,27 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        first, self._asked = not self._asked, True
+        global _stopped
+        first, self._asked, _stopped = not self._asked, True, True
         if first and not self._held:
             raise Interrupted
+
+
+@contextmanager
+def last_word() -> Iterator[None]:
+    """For a command line: once a run was asked to stop, a further Ctrl-C doesn't cut off the line that says how to go
+    on."""
+
+    def unless_stopped(number: int, frame: FrameType | None) -> None:
+        if not _stopped:
+            signal.default_int_handler(number, frame)
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, unless_stopped)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
