@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastslow.cli_measure import app as measure_app
 from fastslow.errors import FastslowError
 from fastslow.runs.signals import last_word
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(measure_app, name="measure")
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
 
 SetOption = Annotated[
@@ -93,22 +95,30 @@ def train(
 def evaluate(
     source: Annotated[str, typer.Argument(help="A run folder, or a model (embedded name, folder, .gguf or hub id).")],
     task: Annotated[str | None, typer.Option(help="A Reasoning Gym dataset; default: the run's own task.")] = None,
-    context: Annotated[str, typer.Option(help="seed, evolved, none, or a file with a context's JSON.")] = "evolved",
+    context: Annotated[
+        str, typer.Option(help="seed, evolved, population (a mixture), none, or a file with a context's JSON.")
+    ] = "evolved",
     n: Annotated[int, typer.Option("-n", min=1, help="Samples per problem.")] = 4,
     problems: Annotated[int | None, typer.Option(min=1, help="Validation problems; default: all.")] = None,
+    drift: Annotated[bool, typer.Option("--drift", help="Also KL to the weights before training.")] = False,
     overrides: SetOption = None,
 ) -> None:
     """Accuracy (mean@n, 95% interval) of a run's newest weights, or of a model, on a task's validation problems."""
     from fastslow.evaluate import evaluate_source
 
-    result = evaluate_source(source, task, context, n, problems, overrides or [])
-    table = Table("task", "context", "problems", "n", f"accuracy (mean@{n})", "95% interval", "most common reply")
+    result = evaluate_source(source, task, context, n, problems, overrides or [], drift)
+    mean = f"accuracy (mean@{result.n})"
+    table = Table("task", "context", "problems", "n", mean, "95% interval", "most common reply")
     low, high = result.accuracy.ci95
-    table.add_row(
-        escape(result.task), escape(result.context), str(len(result.accuracy.per_problem)), str(n),
+    cells = [
+        escape(result.task), escape(result.context), str(len(result.accuracy.per_problem)), str(result.n),
         f"{result.accuracy.mean:.3f}", f"[{low:.3f}, {high:.3f}]".replace("[", "\\["),
         f"{result.accuracy.majority_answer_share:.2f}",
-    )  # fmt: skip
+    ]  # fmt: skip
+    if result.drift is not None:
+        table.add_column("drift, nats a token")
+        cells.append(f"{result.drift.mean:.4f}")
+    table.add_row(*cells)
     console.print(table)
 
 

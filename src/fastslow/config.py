@@ -49,6 +49,9 @@ class ModelConfig(_Frozen):
 
     name: str = Field(EMBEDDED_MODEL, description="the embedded model, a local folder, a local .gguf or a hub id")
     revision: str | None = Field(None, description="hub revision (branch, tag or commit)")
+    init_from: str | None = Field(
+        None, description="start from a run's weights: its folder (newest checkpoint) or one of its checkpoints"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     sampling_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="dtype of the sampling copy; auto measures which is faster here"

@@ -93,13 +93,14 @@ def _number(text: str) -> Any:
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    task = data.get("task")
-    if not isinstance(task, dict):
-        return
-    for key in ("path", "val_path"):
-        value = task.get(key)
-        if isinstance(value, str) and not value.startswith("hub:") and (folder / value).exists():
-            task[key] = str(folder / value)
+    for section, keys in (("task", ("path", "val_path")), ("model", ("init_from",))):
+        values = data.get(section)
+        if not isinstance(values, dict):
+            continue
+        for key in keys:
+            value = values.get(key)
+            if isinstance(value, str) and not value.startswith("hub:") and (folder / value).exists():
+                values[key] = str(folder / value)
 
 
 def _first_line(error: ValidationError) -> str:

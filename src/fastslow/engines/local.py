@@ -16,7 +16,6 @@ from fastslow.fast.guards import refuse_leaks
 from fastslow.fast.reflect import build_reflector
 from fastslow.fast.reflect.policy import Generate
 from fastslow.fst import FastSlowTraining
-from fastslow.policy.loading import load_policy
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import build_sampler
 from fastslow.preflight import Preflight, check_prompts, measure_lengths
@@ -24,6 +23,7 @@ from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.recorder import Progress, Recorder
 from fastslow.runs.signals import Interrupted, Stopped, StopSignals
+from fastslow.runs.start import load_started_policy, pin_start
 from fastslow.runs.summary import RunSummary, build_summary
 from fastslow.seeds import derive_seed
 from fastslow.slow.learner import LocalLearner
@@ -51,6 +51,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 def _train(
     config: RunConfig, out: str | Path, resume: bool, progress: Progress | None, signals: StopSignals
 ) -> RunSummary:
+    config = pin_start(config)
     with RunDirectory.create(out, config, resume=resume) as run:
         try:
             task, policy, reflector, checked = _parts(config)
@@ -98,7 +99,7 @@ def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None, Prefl
     task = build_task(config.task)
     refuse_leaks(task.seed_context, task.val)
     set_seed(derive_seed(config.seed, "global") % 2**32)  # new adapters, and scorers that draw
-    policy = load_policy(config.model)
+    policy = load_started_policy(config.model)
     checked = check_prompts(config, measure_lengths(task, policy.renderer), policy.window)
     reflector = None
     if config.method != "rl":
@@ -125,7 +126,7 @@ def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[st
     if policy.weights_step == 0:
         return {"seed_context": 0.0, "evolved_context": 0.0}
     if config.model.lora is None:
-        policy.attach_base(load_policy(config.model).causal_lm)
+        policy.attach_base(load_started_policy(config.model).causal_lm)
     problems = loop.task.val[: config.evaluation.problems]
     contexts = {"seed_context": loop.task.seed_context, "evolved_context": loop.state.population.best}
     return {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from fastslow.config import EMBEDDED_MODEL, LoraConfig, ModelConfig
@@ -19,14 +21,33 @@ from fastslow.policy.prompts import PromptRenderer
 from fastslow.policy.tree_attention import ATTENTION_NAME
 
 
-def load_policy(config: ModelConfig) -> Policy:
-    """A :class:`Policy` in float32 on the device asked for; raises :class:`ModelError` with one line."""
+@dataclass(frozen=True, slots=True)
+class StartWeights:
+    """Trained weights to start from instead of the model's own: parameter name -> tensor, as a checkpoint has them.
+
+    ``lora``: the adapters' settings where the weights are those of adapters; they are merged into the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+    lora: LoraConfig | None = None
+
+
+def load_policy(config: ModelConfig, start: Sequence[StartWeights] = ()) -> Policy:
+    """A :class:`Policy` in float32 on the device asked for; raises :class:`ModelError` with one line.
+
+    ``start``: weights put in, one after another (``runs/start.py`` reads them for ``config.init_from``). They are the
+    policy's beginning: what KL and drift of a run started so are measured against, and what new adapters lie upon.
+    """
+    if bool(start) != (config.init_from is not None):
+        raise ValueError("weights to start from go with model.init_from, and only with it; see runs/start.py")
     transformers_logging.disable_progress_bar()  # a bar for a second of reading would only break ours
     device = compute.pick_device(config.device)
     compute.set_threads(config.threads)
     folder = resolve_model(config.name)
     tokenizer = load_tokenizer(folder, config.revision)
     model = _load_causal_lm(folder, config.revision).to(device)
+    for weights in start:
+        model = _started(model, weights)
     ignores_system = config.name == EMBEDDED_MODEL
     renderer = PromptRenderer(tokenizer, config.prompt, prefers_user_turn=ignores_system)
     usual_attention = model.config._attn_implementation  # public to set, private to read; some families lack "sdpa"
@@ -109,6 +130,19 @@ def _cannot_load(what: str, name: str, error: Exception) -> str:
         f"model.name: no {what} can be loaded from {name!r}; use {EMBEDDED_MODEL!r}, a local folder, a .gguf file or a "
         f"hub id that this machine can reach ({reason})"
     )
+
+
+def _started(model: nn.Module, start: StartWeights) -> nn.Module:
+    """The causal LM with the weights put in, and nothing of the adapters left but their effect."""
+    trained = _with_lora(model, start.lora) if start.lora is not None else model
+    named = {name: p for name, p in trained.named_parameters() if p.requires_grad}
+    fits = start.tensors.keys() == named.keys() and all(t.shape == named[n].shape for n, t in start.tensors.items())
+    if not fits:
+        raise ModelError("model.init_from: these weights don't fit the model; set model.name to that of their run")
+    with torch.no_grad():
+        for name, tensor in start.tensors.items():
+            named[name].copy_(tensor)
+    return trained.merge_and_unload() if start.lora is not None else trained
 
 
 def _with_lora(model: nn.Module, config: LoraConfig) -> nn.Module:

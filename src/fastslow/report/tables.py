@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from fastslow.evaluation.collapse import check_collapse
 from fastslow.evaluation.intervals import Interval
 from fastslow.report.arms import Arm, load_arms, subject
 from fastslow.report.text import for_markdown, for_terminal
@@ -66,6 +67,16 @@ def _cells(arms: Sequence[Arm], expected: Mapping[str, float] | None) -> list[li
 
 
 def _caption(arms: Sequence[Arm]) -> str:
+    return _caption_of_counts(arms) + _caption_of_collapse(arms)
+
+
+def _caption_of_collapse(arms: Sequence[Arm]) -> str:
+    checks = [(arm.label, check_collapse(run.lines)) for arm in arms for run in arm.runs]
+    fallen = [f"{label} ({check.text})" for label, check in checks if check.collapsed]
+    return f" Collapsed onto one reply: {'; '.join(fallen)}." if fallen else ""
+
+
+def _caption_of_counts(arms: Sequence[Arm]) -> str:
     skipped = [f"{arm.label} {n}" for arm in arms if (n := arm.skipped_steps)]
     left_out = f" Updates skipped for a NaN or exploding gradient: {', '.join(skipped)}." if skipped else ""
     return CAPTION + ("" if all(arm.finished for arm in arms) else _UNFINISHED) + left_out

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -67,8 +67,12 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load_checkpoint(
+    path: Path, only: Collection[str] | None = None
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors (on the CPU) and state of a checkpoint, after every file is checked against the manifest.
+
+    ``only``: names of the tensor files to read, for example ``{"weights"}``; default: all.
 
     Raises :class:`RunError` naming the damaged file and the previous good checkpoint.
     """
@@ -78,7 +82,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     manifest = verify_checkpoint(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for name in manifest["files"]:
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") and (only is None or name.removesuffix(".safetensors") in only):
             try:
                 tensors[name.removesuffix(".safetensors")] = load_file(path / name, device="cpu")
             except (OSError, SafetensorError) as error:
@@ -95,6 +99,12 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, dict[str, Tensor]], dict[
     if not steps:
         return None
     return (steps[-1], *load_checkpoint(steps[-1]))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest by its step, damaged or not (:func:`load_checkpoint` tells), or None."""
+    steps = _steps(folder)
+    return steps[-1] if steps else None
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -23,6 +23,7 @@ from fastslow.runs.rng import rng_state, set_rng_state
 from fastslow.runs.signals import StopSignals
 from fastslow.runs.state import RunState
 from fastslow.slow.base import SlowLearner
+from fastslow.tasks.problems import majority_share
 from fastslow.tasks.base import Task
 from fastslow.types import Phase, Rollout
 
@@ -214,6 +215,7 @@ class Recorder:
                 "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
             },
             "majority_answer_share": evolved.majority_answer_share,
+            "constant_answer_share": majority_share(loop.task.val[: loop.config.evaluation.problems]),
             "truncated_share": evolved.truncated_share,
             "per_problem": {
                 "seed_context": list(seed_context.per_problem.values()),

@@ -95,6 +95,7 @@ class RunSummary(_Record):
     method: str
     task: str
     model: str
+    init_from: str | None = Field(None, description="the checkpoint that the run started from; None: the model as it is")
     seed: int
     steps: int = Field(description="slow steps done")
     problems: int = Field(description="training problems seen by slow steps")
@@ -148,6 +149,7 @@ def build_summary(
         method=config.method,
         task=config.task.name or getattr(config.task, "path", ""),
         model=config.model.name,
+        init_from=config.model.init_from,
         seed=config.seed,
         steps=counts.step,
         problems=counts.problems,

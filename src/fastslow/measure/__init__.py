@@ -1,0 +1,1 @@
+"""Measurements of whole runs: what :mod:`fastslow.evaluation` computes, from run folders to a table."""
