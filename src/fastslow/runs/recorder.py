@@ -23,8 +23,8 @@ from fastslow.runs.rng import rng_state, set_rng_state
 from fastslow.runs.signals import StopSignals
 from fastslow.runs.state import RunState
 from fastslow.slow.base import SlowLearner
-from fastslow.tasks.problems import majority_share
 from fastslow.tasks.base import Task
+from fastslow.tasks.problems import majority_share
 from fastslow.types import Phase, Rollout
 
 
