@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from end_state import assert_equal, everything
 from tiny_models import save_tiny
 
 from fastslow.config import RunConfig
@@ -23,9 +23,6 @@ from fastslow.config_io import dump_config, parse_config
 from fastslow.engines.local import train
 from fastslow.errors import RunError
 from fastslow.runs.checkpoint import load_latest
-from fastslow.runs.directory import RunDirectory
-from fastslow.runs.ledger_schema import TABLES
-from fastslow.runs.metrics import read_metrics
 from fastslow.slow.learner import LocalLearner
 
 STEPS = 3
@@ -65,48 +62,6 @@ def config(home: Path, method: str = "fst", **changes) -> RunConfig:
         "keep_checkpoints": 9,
     }  # fmt: skip
     return parse_config({**data, **changes})
-
-
-def without_seconds(value):
-    if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if "seconds" not in k and k != "peak_memory_gb"}
-    return [without_seconds(v) for v in value] if isinstance(value, list) else value
-
-
-def everything(folder: Path) -> dict:
-    """All that a run leaves behind, apart from seconds, memory and byte positions (which count digits of seconds)."""
-    _, tensors, state = load_latest(folder / "checkpoints")
-    state.pop("metrics_position")
-    run = RunDirectory(folder)
-    with sqlite3.connect(folder / "ledger.sqlite") as db:
-        rows = {t: ledger_rows(db, t) for t in TABLES}
-    for row in rows["slow_steps"]:
-        row[-1] = without_seconds(json.loads(row[-1]))
-    return {
-        "tensors": {g: {n: t for n, t in group.items()} for g, group in tensors.items()},
-        "state": without_seconds(state),
-        "metrics": without_seconds(read_metrics(folder / "metrics.jsonl")),
-        "ledger": rows,
-        "contexts": {c: run.read_population(c) for c in run.population_cycles()},
-        "summary": without_seconds(run.read_summary()),
-    }
-
-
-def ledger_rows(db: sqlite3.Connection, table: str) -> list[list]:
-    columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})") if name != "seconds"]
-    return [list(row) for row in db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1")]
-
-
-def assert_equal(found: dict, expected: dict) -> None:
-    for part in expected:
-        if part == "tensors":
-            assert found[part].keys() == expected[part].keys()
-            for group, tensors in expected[part].items():
-                assert found[part][group].keys() == tensors.keys()
-                for name, tensor in tensors.items():
-                    assert torch.equal(found[part][group][name], tensor), f"{group}/{name}"
-        else:
-            assert found[part] == expected[part], part
 
 
 class Stop:
