@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format docs bench clean
+.PHONY: help setup demo test test-fast check format docs bench reliability clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench: setup ## speed: one slow step, sampling, and scaling with the context's l
 	@$(BIN)/python benchmarks/step.py
 	@$(BIN)/python benchmarks/sampling.py
 	@$(BIN)/python benchmarks/scaling.py
+
+reliability: setup ## kill and break runs, and write what came of it into docs/reliability.md
+	@$(BIN)/python benchmarks/kill.py --kills 50 --seed 0 --report docs/reliability.md
+	@$(BIN)/python benchmarks/faults.py --report docs/reliability.md
 
 clean: ## remove .venv and caches; runs/ and the cached models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -238,7 +238,8 @@ def report(runs: Sequence[KilledRun]) -> str:
     equal, kills = sum(not r.unlike for r in runs), sum(len(r.deaths) for r in runs)
     return (
         f"**{equal} of {len(runs)}** killed runs ended equal to the unbroken one, bit for bit: weights, optimizer "
-        "moments,\nrandom streams, state, contexts, metrics, every row of the ledger (each rollout once), and the evaluations.\n"
+        "moments,\nrandom streams, state, contexts, metrics, every row of the ledger (each rollout once) and the "
+        "evaluations.\n"
         f"{kills} kills by SIGKILL in all: {kills - len(runs)} of them struck a run that had been killed and resumed "
         f"before.\n\n{markdown_table(COLUMNS, rows(runs))}\n\n"
         "A kill *inside* a call is a file half-written, a transaction between two statements, or a random share of the "

@@ -122,7 +122,7 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
     _check_files(path, manifest)
     for name, entry in manifest["files"].items():
         if _sha256(path / name) != entry["sha256"]:
-            raise _damaged(path, name, "its content has changed")
+            raise _damaged(path, name, "has changed since it was written")
     return manifest
 
 
@@ -220,7 +220,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(path, _MANIFEST, "cannot be read") from None
     if digest != _digest(manifest):
-        raise _damaged(path, _MANIFEST, "its content has changed")
+        raise _damaged(path, _MANIFEST, "has changed since it was written")
     if version != FORMAT:
         raise RunError(f"{path}: checkpoint format {version}, known here: {FORMAT}; use the version that wrote it")
     if path.name != f"step-{step:06d}" and _NAME.fullmatch(path.name):
@@ -241,9 +241,7 @@ def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _damaged(path: Path, name: str, fault: str) -> RunError:
     good = _previous_good(path)
-    previous = (
-        f"the previous one is {good.name}" if good else "there is no earlier one, so start anew with another --out"
-    )
+    previous = f"the previous one is {good.name}" if good else "there is no earlier one: --resume starts from step 0"
     return RunError(f"{path}: damaged checkpoint: {name} {fault}; delete this folder; {previous}")
 
 

@@ -68,8 +68,11 @@ class StopSignals:
 
 @contextmanager
 def last_word() -> Iterator[None]:
-    """For a command line: once a run was asked to stop, a further Ctrl-C doesn't cut off the line that says how to go
-    on."""
+    """For a command line: once its run was asked to stop, a further Ctrl-C changes nothing to the end of the process.
+
+    Else it would cut off the line that says how to go on, or put a traceback below it.
+    """
+    global _stopped
 
     def unless_stopped(number: int, frame: FrameType | None) -> None:
         if not _stopped:
@@ -79,8 +82,9 @@ def last_word() -> Iterator[None]:
     if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
+    _stopped = False
     signal.signal(signal.SIGINT, unless_stopped)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if _stopped else usual)

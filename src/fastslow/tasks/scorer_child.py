@@ -128,7 +128,10 @@ def _plain(value: Any) -> Any:
 def _main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what the scorer prints must not be taken for an answer
-    spec = json.loads(sys.stdin.readline())
+    first = sys.stdin.readline()
+    if not first:
+        return  # the run was killed before it could ask
+    spec = json.loads(first)
     try:
         function = _load(spec)
         reply: dict[str, Any] = {}
@@ -179,4 +182,7 @@ def _seed_streams(*texts: str) -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    try:
+        _main()
+    except BrokenPipeError:  # the run was killed: nobody hears the answer
+        os._exit(1)
