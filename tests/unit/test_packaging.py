@@ -22,7 +22,8 @@ from fastslow.config_io import dump_config, load_config, parse_config
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "fastslow"
 MODULES = sorted(SOURCE.rglob("*.py"))
-CONFIGS = sorted([*(ROOT / "configs").rglob("*.y*ml"), *(ROOT / "examples").rglob("*.y*ml")])
+FOUND = sorted([*(ROOT / "configs").rglob("*.y*ml"), *(ROOT / "examples").rglob("*.y*ml")])
+CONFIGS = [path for path in FOUND if path.parent.name != "accelerate"]  # these are accelerate's own
 MAX_LINES = 400
 
 TORCH_FREE = ("types", "config", "config_io", "errors", "seeds", "worked_examples", "tasks", "fast")
@@ -198,6 +199,12 @@ def test_every_config_field_says_what_it_means() -> None:
     ]
     assert len(rows) > 50
     assert not [row for row in rows if row.endswith("|  |")]
+
+
+def test_the_readmes_trainer_is_the_one_in_examples() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, script = (ROOT / "examples" / "fst_trainer.py").read_text(encoding="utf-8").partition('"""\n\n')
+    assert script.strip() in readme and len(script.splitlines()) <= 25
 
 
 @pytest.mark.parametrize("name", ["own_scorer.py", "own_task.yaml"])
