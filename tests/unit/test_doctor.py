@@ -37,7 +37,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def write(model: str, **changes) -> Path:
+def write(model: str, /, **changes) -> Path:
     rows = [{"question": f"Which word is number {i}?", "answer": f"word{i}"} for i in range(8)]
     Path("data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = {
@@ -55,7 +55,7 @@ def write(model: str, **changes) -> Path:
     return path
 
 
-def examine(model: str, **changes) -> dict[str, doctor.Finding]:
+def examine(model: str, /, **changes) -> dict[str, doctor.Finding]:
     from fastslow.config_io import load_config
 
     return {f.name: f for f in run.examine_run(load_config(write(model, **changes)), Path("runs"))}
