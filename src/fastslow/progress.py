@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastslow.config import RunConfig
+from fastslow.report.text import plain
 from fastslow.runs.state import RunState
 
 
@@ -34,12 +35,13 @@ class PlainProgress:
         return
 
     def note(self, text: str) -> None:
-        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+        print(plain(f"{self.label}: {text}"), file=sys.stderr, flush=True)
 
     def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
         text = describe(kind, state, values)
         if text:
-            print(f"[{time.monotonic() - self._start:6.0f}s] {self.label}: {text}", file=sys.stderr, flush=True)
+            seconds = time.monotonic() - self._start
+            print(f"[{seconds:6.0f}s] {plain(f'{self.label}: {text}')}", file=sys.stderr, flush=True)
 
 
 class LiveProgress:
@@ -58,7 +60,7 @@ class LiveProgress:
             TextColumn("{task.fields[last]}", markup=False),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("", total=total, label=label, last="")
+        self._task = self._bar.add_task("", total=total, label=plain(label), last="")
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -68,7 +70,7 @@ class LiveProgress:
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        self._bar.console.print(f"{self.label}: {text}", markup=False)
+        self._bar.console.print(plain(f"{self.label}: {text}"), markup=False, emoji=False)
 
     def show(self, kind: str, state: RunState, values: Mapping[str, Any]) -> None:
         done = state.training_rollouts if self._by_rollouts else state.step

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 QUESTION_HEADING = "### Question"
 ANSWER_HEADING = "### Answer"
+_LINE_END = re.compile(r"\r+\n")
 _HEADING = re.compile(r"^( *)(### (?:Question|Answer)\s*)$", re.MULTILINE)
 
 
@@ -41,7 +42,7 @@ def parse_examples(text: str) -> list[WorkedExample]:
     found: list[WorkedExample] = []
     question: list[str] | None = None
     answer: list[str] | None = None
-    for line in text.replace("\r\n", "\n").split("\n"):
+    for line in _LINE_END.sub("\n", text).split("\n"):
         heading = line.rstrip()
         if heading == QUESTION_HEADING:
             if question is not None and answer is None:

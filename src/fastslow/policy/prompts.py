@@ -102,11 +102,10 @@ class PromptRenderer:
                 messages.append({"role": "user", "content": self.neutralize(example.question)})
                 messages.append({"role": "assistant", "content": self.neutralize(example.answer)})
         own = [*((safe_role(m["role"]), str(m["content"])) for m in problem.messages), ("user", problem.text)]
-        messages += [{"role": role, "content": self.neutralize(content)} for role, content in own]
+        labels = self._labels_anywhere if self.examples == "user" else None
+        messages += [{"role": r, "content": indent_labels(self.neutralize(content), labels)} for r, content in own]
         if preface:
             first = next(m for m in messages if m["role"] == "user")
-            if self.examples == "user":
-                first["content"] = indent_labels(first["content"], self._labels_anywhere)
             first["content"] = "\n\n".join([*preface, first["content"]])
         return self._apply_template(messages)
 

@@ -77,13 +77,15 @@ class Neutralizer:
     def _without_hidden(self, text: str) -> str:
         """Tokens that the text doesn't show: a normalizer may fold ``＜|im_end|＞`` into ``<|im_end|>``, say."""
         for attempt in range(_ROUNDS + 1):
-            spans = self._guarded_spans(text)
-            for start, end in reversed(spans):
+            pieces, last = [], 0
+            for start, end in self._guarded_spans(text):
                 # A normalizer that drops the space again leaves nothing but to drop the text.
                 broken = f"{text[start]} {text[start + 1 : end]}" if attempt < _ROUNDS else "\ufffd"
-                text = text[:start] + broken + text[end:]
-            if not spans:
+                pieces += [text[last:start], broken]
+                last = end
+            if not pieces:
                 break
+            text = "".join([*pieces, text[last:]])
         return text
 
     def _guarded_spans(self, text: str) -> list[tuple[int, int]]:

@@ -54,7 +54,7 @@ def show(showing: Showing, console: Console, expected: bool) -> None:
         console.print("\nThe best context that FST found in its first run:")
         for line in showing.context.splitlines():
             console.print(f"    {for_terminal(line)}", highlight=False)
-    console.print(f"\nPlot: {showing.figure}", markup=False)
+    console.print(f"\nPlot: {for_terminal(str(showing.figure))}")
 
 
 def write_report(report: Path, showings: Sequence[Showing], command: str) -> None:

@@ -30,6 +30,8 @@ from fastslow.report.style import (
 )
 from fastslow.report.text import plain
 
+_LONGEST_LABEL, _LONGEST_HEADLINE = 60, 120  # characters
+
 
 def plot_compare(runs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
     """Validation accuracy against fast + slow rollouts: a line per arm, its 95% band, the majority share dashed.
@@ -91,7 +93,7 @@ def _draw_arm(axes: Axes, arm: Arm, colour: str, marker: str) -> _End:
     shares = [p.majority_share for p in points]
     if None not in shares:
         axes.plot(x, shares, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), alpha=0.75, zorder=3)
-    label = f"{plain(arm.label)}  {y[-1] * 100:.0f}%"
+    label = f"{_name(arm.label, _LONGEST_LABEL)}  {y[-1] * 100:.0f}%"
     return _End(x[-1], y[-1], label, colour, max([*high, *(s for s in shares if s is not None)]))
 
 
@@ -214,9 +216,16 @@ def _headline(axes: Axes, title: str, subtitle: str, above: float) -> None:
         (title, above + 18, 13, "bold", INK),
     ):
         axes.annotate(
-            plain(text), xy=(0, 1), xycoords="axes fraction", xytext=(0, height), textcoords="offset points",
-            fontsize=size, fontweight=weight, color=colour, va="bottom", ha="left", annotation_clip=False,
+            _name(text, _LONGEST_HEADLINE), xy=(0, 1), xycoords="axes fraction", xytext=(0, height),
+            textcoords="offset points", fontsize=size, fontweight=weight, color=colour, va="bottom", ha="left",
+            annotation_clip=False,
         )  # fmt: skip
+
+
+def _name(text: str, longest: int) -> str:
+    """A name that leaves room for the plot."""
+    shown = plain(text)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def _top(highest: Any) -> float:

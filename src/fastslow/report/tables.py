@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -26,7 +28,8 @@ def compare_table(runs: Sequence[str | Path], expected: Mapping[str, float] | No
     """
     arms = load_arms(runs)
     title = for_terminal(subject(arms))
-    table = Table(title=title or None, caption=_caption(arms), title_justify="left", caption_justify="left")
+    caption = for_terminal(_caption(arms))
+    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left")
     header, *rows = _cells(arms, expected)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
@@ -42,8 +45,9 @@ def compare_markdown(runs: Sequence[str | Path], expected: Mapping[str, float] |
     lines = [f"**{for_markdown(subject(arms))}**", ""] if subject(arms) else []
     lines.append(f"| {' | '.join(header)} |")
     lines.append("|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|")
-    lines += [f"| {' | '.join(_markdown_cell(cell) for cell in row)} |" for row in rows]
-    return "\n".join([*lines, "", _caption(arms).replace("*", "\\*"), ""])
+    lines += [f"| {' | '.join([for_markdown(arm), *map(_markdown_cell, cells)])} |" for arm, *cells in rows]
+    caption = _caption([replace(arm, label=for_markdown(arm.label)) for arm in arms])
+    return "\n".join([*lines, "", re.sub(r"(?<!\\)\*", r"\\*", caption), ""])
 
 
 def _cells(arms: Sequence[Arm], expected: Mapping[str, float] | None) -> list[list[str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
+import re
 
+_BRACKET = re.compile(r"(\\*)\[(?=([a-zA-Z#/@][^\[]*?\])?)")
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|#~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
 
@@ -16,9 +17,23 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
 
 
+def printable(line: str) -> str:
+    """A line as it is, its white space kept: tabs become four spaces, what can't be printed becomes �.
+
+    >>> printable("  a\\tb\\x1b[31m")
+    '  a    b�[31m'
+    """
+    return "".join(c if c.isprintable() else "�" for c in line.replace("\t", "    "))
+
+
 def for_terminal(text: str) -> str:
-    """Safe inside rich markup: ``[red]`` stays ``[red]``."""
-    return escape(plain(text))
+    """Safe as rich markup: ``[red]`` stays ``[red]``, and a backslash stays too (rich's own ``escape`` loses some)."""
+    return _BRACKET.sub(lambda m: _escaped(len(m[1]), is_tag=m[2] is not None), plain(text))
+
+
+def _escaped(backslashes: int, is_tag: bool) -> str:
+    """A bracket and the backslashes before it, as rich reads them back: pairs before a tag, one that goes elsewhere."""
+    return "\\" * (2 * backslashes + 1 if is_tag else backslashes + (backslashes > 0)) + "["
 
 
 def for_markdown(text: str) -> str:

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from fastslow.tasks.problems import clean_text
 from fastslow.tasks.replies import extract_answer
 
 _MAX_CHARS = 10_000
@@ -31,7 +32,7 @@ class MathChild:
 
     def score(self, question: str, answer: str | None, completion: str, metadata: Mapping[str, Any]) -> float:
         """1 if math-verify finds the reply equal to the gold answer, else 0; TimeoutError if that takes too long."""
-        reply = extract_answer(completion)[-_MAX_CHARS:]
+        reply = clean_text(extract_answer(completion)[-_MAX_CHARS:])
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
@@ -71,6 +72,7 @@ class MathChild:
 
 def _main() -> None:
     _cap_memory()
+    replies, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for a score
     from math_verify import parse, verify
 
     for line in sys.stdin:
@@ -79,8 +81,8 @@ def _main() -> None:
         gold = _parse(parse, job["gold"])
         reply = _parse(parse, job["reply"])
         equal = bool(gold) and bool(reply) and verify(gold, reply, timeout_seconds=None)
-        sys.stdout.write(json.dumps(1.0 if equal else 0.0) + "\n")
-        sys.stdout.flush()
+        replies.write(json.dumps(1.0 if equal else 0.0) + "\n")
+        replies.flush()
 
 
 def _parse(parse: Any, text: str) -> list[Any]:

@@ -75,4 +75,4 @@ def majority_share(problems: Sequence[Problem]) -> float:
 
 def seed_context(config: SeedContextConfig) -> Context:
     """The context that every method starts from, as the config gives it."""
-    return Context({INSTRUCTIONS: config.instructions, EXAMPLES: config.examples})
+    return Context({INSTRUCTIONS: clean_text(config.instructions), EXAMPLES: clean_text(config.examples)})

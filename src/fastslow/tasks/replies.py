@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
+
+# Parsing a reply warns of odd escapes and the like inside it, on the terminal, from Python 3.12 on.
+warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _HUGE_EXPONENT = re.compile(r"\d[eE][+-]?\d{4,}")

@@ -87,7 +87,7 @@ def read_reply(text: str, finish_reason: str) -> tuple[str, str]:
     if not block.strip():
         raise BadReply("empty text in the reply's fenced block")
     lines = [line.strip() for line in before.split("\n") if line.strip()]
-    return block.strip("\n"), one_line(lines[-1], _REASON_LENGTH) if lines else "no reason told"
+    return block.strip("\n"), (one_line(lines[-1], _REASON_LENGTH) if lines else "") or "no reason told"
 
 
 def strip_thinking(text: str) -> str:
