@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fastslow.cli_measure import app as measure_app
 from fastslow.errors import FastslowError
+from fastslow.report.text import for_terminal, plain
 from fastslow.runs.signals import last_word
 
 app = typer.Typer(
@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(measure_app, name="measure")
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log has no width of its own
+# A log has no width of its own; a context that says :smile: means just that.
+console = Console(width=None if sys.stdout.isatty() else 120, emoji=False)
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key, e.g. slow.lr=2e-5.")
@@ -88,7 +89,7 @@ def train(
         run(settings, folder, resume=resume, progress=progress)
     plot_run(folder, folder / "plots" / "run.png")
     _print_runs([folder])
-    console.print(f"Run folder: {escape(str(folder))}")
+    console.print(f"Run folder: {for_terminal(str(folder))}")
 
 
 @app.command("eval", epilog="Example: fastslow eval runs/demo/fst-seed0 --context evolved -n 4")
@@ -111,7 +112,7 @@ def evaluate(
     table = Table("task", "context", "problems", "n", mean, "95% interval", "most common reply")
     low, high = result.accuracy.ci95
     cells = [
-        escape(result.task), escape(result.context), str(len(result.accuracy.per_problem)), str(result.n),
+        for_terminal(result.task), for_terminal(result.context), str(len(result.accuracy.per_problem)), str(result.n),
         f"{result.accuracy.mean:.3f}", f"[{low:.3f}, {high:.3f}]".replace("[", "\\["),
         f"{result.accuracy.majority_answer_share:.2f}",
     ]  # fmt: skip
@@ -137,7 +138,7 @@ def compare(
     _print_runs(folders)
     out.mkdir(parents=True, exist_ok=True)
     plot_compare(folders, out / "compare.png", title)
-    console.print(f"Plot: {escape(str(out / 'compare.png'))}")
+    console.print(f"Plot: {for_terminal(str(out / 'compare.png'))}")
 
 
 @app.command(epilog="Example: fastslow plan configs/demo.yaml --set steps=48")
@@ -196,7 +197,8 @@ def tasks(
     table = Table("task", "small preset", "example question", "answer")
     for info in [i for i in list_tasks() if search in i.name]:
         small = "yes" if info.has_small else ""
-        table.add_row(escape(info.name), small, escape(_short(info.question)), escape(_short(info.answer)))
+        example = [for_terminal(_short(text)) for text in (info.question, info.answer)]
+        table.add_row(for_terminal(info.name), small, *example)
     console.print(table)
     console.print(
         "Your own: task: {path: my.jsonl, scorer: my_scorer:score}; see examples/own_task.yaml.", markup=False
@@ -245,5 +247,5 @@ def main() -> None:
         try:
             app(prog_name="fastslow")
         except FastslowError as error:
-            print(f"fastslow: {error}", file=sys.stderr)
+            print(f"fastslow: {plain(str(error))}", file=sys.stderr)
             sys.exit(2)
