@@ -3,6 +3,10 @@
 The winner among many noisy scores is lucky on average. GEPA already scores a child in full on rollouts other than those
 of the minibatch that let it in; but which children then make it into the population is a second choice among noisy
 scores, and this is the check on that one.
+
+It isn't free: the share kept for it tries fewer new contexts. In a simulation with contexts of known quality (4 cycles,
+48 problems, a tenth kept) it changed nothing at 144 calls a phase, where the true mean quality ended at 0.44 with and
+without; at 480 calls it was 0.65 with and 0.70 without. ``fast.rescore: 0`` turns it off.
 """
 
 from __future__ import annotations
@@ -30,9 +34,10 @@ def confirm_newcomers(
     """The ids of the new population: ``chosen``, or fewer newcomers where fresh rollouts speak against them.
 
     Costs nothing where no old member with a reward would leave. Else each newcomer in ``chosen`` is rolled out again on
-    a seeded sample of the anchor problems, as large as the rest of the budget allows, all in one batch. One whose fresh
-    mean is below that of the best leaving member on the same problems stays out; a tie is for the newcomer, which won
-    the full scoring. One that the budget can't re-score stays out too.
+    a seeded sample of the anchor problems, as large as the rest of the budget allows, all in one batch. The best
+    newcomer stands against the best leaving member, the second against the second, and so on: one whose fresh mean is
+    below that member's on the same problems stays out. A tie is for the newcomer, which won the full scoring. One that
+    the budget can't re-score stays out too.
     """
     lineage = adapter.lineage
     old = [m.id for m in members]
@@ -41,7 +46,7 @@ def confirm_newcomers(
     newcomers = best_first([i for i in chosen if i not in old], lineage.scores)
     if not leaving or not newcomers:
         return list(chosen)
-    rival = best_first(leaving, lineage.scores)[0]
+    rivals = best_first(leaving, lineage.scores)
     size = min(len(adapter.anchor), max(1, adapter.budget.remaining // len(newcomers)))
     places = random.Random(derive_seed(seed, "rescore")).sample(range(len(adapter.anchor)), size)
     sample = [adapter.anchor[i] for i in sorted(places)]
@@ -51,7 +56,8 @@ def confirm_newcomers(
         lineage.take_back(context, {}, "no budget left: to score it on fresh rollouts")
     confirmed = []
     outputs = adapter.measure([(context, sample) for context in contexts[:affordable]])
-    for context, rollouts in zip(contexts[:affordable], outputs, strict=True):
+    for rank, (context, rollouts) in enumerate(zip(contexts[:affordable], outputs, strict=True)):
+        rival = rivals[min(rank, len(rivals) - 1)]
         fresh = rewards_by_problem(rollouts)
         known = lineage.scores[rival]
         theirs = {p: known[p] for p in fresh if p in known} or known
