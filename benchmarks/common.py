@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import random
 import resource
 import statistics
-import time
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastslow.config import ModelConfig, PromptConfig
@@ -17,7 +22,8 @@ from fastslow.policy.model import Policy
 from fastslow.types import Context, Problem, Request
 from fastslow.worked_examples import WorkedExample, format_examples
 
-console = Console()
+console = Console(width=120)
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def policy(dtype: str = "auto") -> Policy:
@@ -53,10 +59,8 @@ def step_requests(model: Policy, tokens: int, problems: int, group: int, context
     ]
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def median(values: list[float]) -> float:
+    return statistics.median(values)
 
 
 def spread(values: list[float]) -> str:
@@ -64,12 +68,78 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
+def ratios(results: list[dict[str, float]], base: list[dict[str, float]], key: str, *, invert: bool = False) -> str:
+    """Round by round, ``key`` of the one over that of the other: median [min, max]."""
+    found = [a[key] / b[key] for a, b in zip(results, base, strict=True)]
+    return spread([1 / x for x in found] if invert else found)
+
+
 def peak_gb() -> float:
+    """Peak memory of this process so far, GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+class Turns:
+    """Two or more sides, each in a process of its own, that take turns, one round at a time.
+
+    A side is ``side(turn, args)``: it does one round whenever ``turn.recv()`` is true, answers with a dict of
+    numbers, and ends on a false one.
+    """
+
+    def __init__(self, sides: dict[str, Callable[..., None]], args: Any) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.results: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        self._turns, self._processes = {}, []
+        for name, side in sides.items():
+            self._turns[name], theirs = spawn.Pipe()
+            self._processes.append(spawn.Process(target=side, args=(theirs, args), daemon=True))
+            self._processes[-1].start()
+            theirs.close()
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def play(self, rounds: int) -> None:
+        """One uncounted round to warm up, then ``rounds`` that count."""
+        for number in range(rounds + 1):
+            for name, turn in self._turns.items():
+                turn.send(True)
+                result = turn.recv()
+                console.print(f"[dim]round {number}, {name}: {result}[/dim]")
+                if number:
+                    self.results[name].append(result)
+
+    def __exit__(self, *_: object) -> None:
+        for turn in self._turns.values():
+            with contextlib.suppress(OSError):
+                turn.send(False)
+        for process in self._processes:
+            process.join(timeout=20)
+            process.kill()
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     table = Table(*columns, title=title)
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*(escape(cell) for cell in row))
     console.print(table)
+
+
+def write_section(
+    name: str, title: str, columns: list[str], rows: list[list[str]], text: str = "", *, write: bool
+) -> None:
+    """Print a table and, if asked, put it between its markers in docs/performance.md."""
+    show(title, columns, rows)
+    if text:
+        console.print(text, markup=False)
+    if not write:
+        return
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    page = PAGE.read_text()
+    if begin not in page:
+        raise SystemExit(f"{PAGE.name} has no section {begin}")
+    lines = ["| " + " | ".join(r) + " |" for r in [columns, ["---"] * len(columns), *rows]]
+    command = " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *(a for a in sys.argv[1:])])
+    body = [begin, f"{title} (`{command}`):", "", *lines, *(["", text] if text else []), end]
+    head, _, rest = page.partition(begin)
+    PAGE.write_text(head + "\n".join(body) + rest.partition(end)[2])

@@ -1,65 +1,129 @@
-"""Sampled tokens a second: shared prefixes against ``transformers.generate``, same model, prompts and token counts.
+"""Sampled tokens a second: shared prefixes against ``transformers.generate`` and, where there is one, vLLM.
 
 python benchmarks/sampling.py --context-tokens 256 --rounds 3
+python benchmarks/sampling.py --vllm-python ~/vllm/bin/python     # an environment of its own that has vLLM
+
+Same model, prompts and token counts, each side in a process of its own, in turns. Every round stands for a step with
+new weights, so nothing is kept from one round to the next: contexts are prefilled anew and vLLM's prefix cache is
+emptied.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
-from common import policy, seconds, show, spread, step_requests
+from common import Turns, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig
 from fastslow.policy.sampler import TreeSampler
-from fastslow.policy.tree_attention import ATTENTION_NAME
+from fastslow.types import Request
+
+VLLM_SIDE = Path(__file__).with_name("vllm_side.py")
+
+
+def prepared(args: argparse.Namespace, dtype: str) -> tuple[Any, list[Request], list[list[int]]]:
+    """The policy, the step's requests, and every rollout's prompt tokens."""
+    model = policy(dtype)
+    requests = step_requests(model, args.context_tokens, args.problems, 8, 4)
+    prompts = [list(model.renderer.render(r.context, r.problem)[0]) for r in requests for _ in range(r.n)]
+    return model, requests, prompts
+
+
+def own_side(turn: Connection, args: argparse.Namespace) -> None:
+    model, requests, prompts = prepared(args, "auto")
+    model.end_ids = ()  # every row samples all its tokens, on all sides
+    sampler = TreeSampler(model, SamplingConfig(max_new_tokens=args.new_tokens, batch_size=4096))
+    while turn.recv():
+        model.weights_step += 1
+        start = time.perf_counter()
+        sampler.sample(requests)
+        turn.send(_result(start, len(prompts) * args.new_tokens))
+
+
+def generate_side(turn: Connection, args: argparse.Namespace, dtype: str = "float32") -> None:
+    model, _, prompts = prepared(args, dtype)
+    lm = model.sampling_model()
+    lm.set_attn_implementation("sdpa")
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    while turn.recv():
+        start = time.perf_counter()
+        lm.generate(
+            input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=args.new_tokens,
+            min_new_tokens=args.new_tokens, pad_token_id=0,
+        )  # fmt: skip
+        turn.send(_result(start, len(prompts) * args.new_tokens))
+
+
+def generate_bf16_side(turn: Connection, args: argparse.Namespace) -> None:
+    generate_side(turn, args, "bfloat16")
+
+
+def vllm_side(turn: Connection, args: argparse.Namespace) -> None:
+    """A child of another Python, which reads a line for each turn and answers with the seconds that it took."""
+    from fastslow.policy.embedded import embedded_model_dir
+
+    _, _, prompts = prepared(args, "float32")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"model": str(embedded_model_dir()), "prompts": prompts, "new_tokens": args.new_tokens}, file)
+        file.flush()
+        command = [args.vllm_python, str(VLLM_SIDE), file.name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None and child.stdout is not None
+            while turn.recv():
+                child.stdin.write("go\n")
+                child.stdin.flush()
+                line = next((x for x in child.stdout if x.startswith("seconds ")), None)
+                if line is None:
+                    raise SystemExit("vLLM's side ended; run benchmarks/vllm_side.py by itself to see why")
+                seconds = float(line.split()[1])
+                turn.send({"seconds": seconds, "rate": len(prompts) * args.new_tokens / seconds, "peak": 0.0})
+            child.stdin.close()
+
+
+def _result(start: float, tokens: int) -> dict[str, float]:
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "rate": tokens / seconds, "peak": peak_gb()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--context-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--bf16", action="store_true", help="transformers.generate in bfloat16 too")
+    parser.add_argument("--vllm-python", help="the Python of an environment with vLLM")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
-    model = policy()
-    model.end_ids = ()  # every row samples all its tokens, on both sides
-    requests = step_requests(model, args.context_tokens, args.problems, 8, 4)
-    config = SamplingConfig(max_new_tokens=args.new_tokens, batch_size=8 * args.problems)
-    prompts = [model.renderer.render(r.context, r.problem)[0] for r in requests for _ in range(r.n)]
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-
-    def shared() -> None:
-        TreeSampler(model, config).sample(requests)
-
-    def generate() -> None:
-        lm = model.causal_lm
-        lm.set_attn_implementation("sdpa")
-        lm.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=args.new_tokens,
-            min_new_tokens=args.new_tokens,
-            pad_token_id=0,
-        )
-        lm.set_attn_implementation(ATTENTION_NAME)
-
-    times: dict[str, list[float]] = {"fastslow": [], "transformers.generate": []}
-    for _ in range(args.rounds):  # alternating, so that a slow minute of the machine meets both
-        times["fastslow"].append(seconds(shared))
-        times["transformers.generate"].append(seconds(generate))
-    tokens = len(prompts) * args.new_tokens
-    rows = [[name, spread(t), spread([tokens / x for x in t])] for name, t in times.items()]
-    ratio = [b / a for a, b in zip(times["fastslow"], times["transformers.generate"], strict=True)]
-    show(
-        f"{len(prompts)} rollouts of {args.new_tokens} tokens, 4 contexts of {args.context_tokens} tokens, "
-        f"{str(model.sampling_dtype).removeprefix('torch.')}",
-        ["sampler", "seconds", "tokens a second"],
-        [*rows, ["ratio", spread(ratio), ""]],
+    sides: dict[str, Any] = {"fastslow": own_side, "transformers.generate, float32": generate_side}
+    if args.bf16:
+        sides["transformers.generate, bfloat16"] = generate_bf16_side
+    if args.vllm_python:
+        sides["vLLM, float32, prefix caching"] = vllm_side
+    with Turns(sides, args) as turns:
+        turns.play(args.rounds)
+    own = turns.results["fastslow"]
+    rows = [
+        [name, spread([r["seconds"] for r in rs]), spread([r["rate"] for r in rs]), ratios(own, rs, "rate")]
+        for name, rs in turns.results.items()
+    ]
+    write_section(
+        f"sampling-{args.context_tokens}",
+        f"{8 * args.problems} rollouts of {args.new_tokens} tokens, 4 contexts of {args.context_tokens} tokens; "
+        f"{args.rounds} alternating rounds, median [min, max]",
+        ["sampler", "seconds", "sampled tokens a second", "fastslow is faster by"],
+        rows,
+        write=args.write,
     )
 
 

@@ -1,17 +1,21 @@
 """One slow step, phase by phase, and beside it a step of TRL's GRPOTrainer on the same model, prompts and token counts.
 
 python benchmarks/step.py --context-tokens 256 --rounds 3          # --no-trl leaves the peer out
+
+Each side lives in a process of its own (so each has its own peak memory and allocator) and they take turns, so that a
+slow minute of the machine meets both. The first step of each warms up and isn't counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import tempfile
 import time
+from multiprocessing.connection import Connection
+from typing import Any
 
-from common import peak_gb, policy, seconds, show, spread, step_requests
+from common import Turns, median, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig, SlowConfig
 from fastslow.policy.model import Policy
@@ -20,7 +24,7 @@ from fastslow.rollouts import score_rollout
 from fastslow.slow.learner import LocalLearner
 from fastslow.types import Problem, Request, Rollout, Score, group_rollouts
 
-GROUP = 8
+TOKEN_BUDGET = 1536
 
 
 class Lottery:
@@ -41,83 +45,130 @@ def scored(task: Lottery, requests: list[Request], completions: list, step: int)
     ]
 
 
-def own_steps(model: Policy, requests: list[Request], new_tokens: int, rounds: int) -> dict[str, list[float]]:
-    model.end_ids = ()
-    sampler = TreeSampler(model, SamplingConfig(max_new_tokens=new_tokens, batch_size=len(requests) * GROUP))
-    learner = LocalLearner(model, SlowConfig(kl=0.0, lr=1e-6), new_tokens)
-    task = Lottery()
-    times: dict[str, list[float]] = {"sampling": [], "update": [], "step": [], "computed tokens": []}
-    for step in range(rounds + 1):
+class OwnStep:
+    """Sampling, scoring and one optimizer step of the local engine; replies take all their tokens, as the peer's do."""
+
+    def __init__(self, model: Policy, requests: list[Request], new_tokens: int, group: int, **slow: Any) -> None:
+        model.end_ids = ()
+        self.requests, self.group = requests, group
+        self.sampler = TreeSampler(model, SamplingConfig(max_new_tokens=new_tokens, batch_size=4096))
+        settings = {"kl": 0.0, "lr": 1e-6, "token_budget": TOKEN_BUDGET, **slow}
+        self.learner = LocalLearner(model, SlowConfig(**settings), new_tokens)
+        self.task = Lottery()
+
+    def __call__(self) -> dict[str, float]:
         start = time.perf_counter()
-        groups = group_rollouts(scored(task, requests, sampler.sample(requests), step), GROUP)
+        completions = self.sampler.sample(self.requests)
         sampled = time.perf_counter()
-        metrics = learner.update(groups)
-        if step:  # the first step warms up
-            times["sampling"].append(sampled - start)
-            times["update"].append(time.perf_counter() - sampled)
-            times["step"].append(time.perf_counter() - start)
-            times["computed tokens"].append(metrics["computed_tokens"])
-    return times
+        rollouts = scored(self.task, self.requests, completions, self.learner.policy.weights_step)
+        metrics = self.learner.update(group_rollouts(rollouts, self.group))
+        end = time.perf_counter()
+        return {
+            "sampling": sampled - start,
+            "update": end - sampled,
+            "step": end - start,
+            "trained tokens": metrics["computed_tokens"],
+            "peak": peak_gb(),
+        }
 
 
-def trl_steps(model: Policy, requests: list[Request], new_tokens: int, rounds: int) -> list[float]:
-    """Seconds of GRPOTrainer's steps with CISPO; every prompt G times, contexts as plain text in front of it."""
+def own_side(turn: Connection, args: argparse.Namespace, **slow: Any) -> None:
+    model = policy()
+    requests = step_requests(model, args.context_tokens, args.problems, args.group, args.contexts)
+    step = OwnStep(model, requests, args.new_tokens, args.group, **slow)
+    while turn.recv():
+        turn.send(step())
+
+
+def trl_side(turn: Connection, args: argparse.Namespace) -> None:
+    """GRPOTrainer with CISPO; every prompt G times, contexts as plain text in front of it.
+
+    In float32, which is faster than its default (bfloat16 autocast) on a CPU without bfloat16 instructions, and in
+    micro-batches that keep it within memory.
+    """
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from fastslow.policy.embedded import embedded_model_dir
 
-    contexts = len({r.context.id for r in requests})
-    chosen = [requests[contexts * i + i % contexts] for i in range(len(requests) // contexts)]  # one prompt a problem
+    model = policy()
+    requests = step_requests(model, args.context_tokens, args.problems, args.group, args.contexts)
+    chosen = [requests[args.contexts * i + i % args.contexts] for i in range(args.problems)]
     prompts = [model.renderer.full_text(r.context, r.problem) for r in chosen]
-    rng, ends = random.Random(0), []
+    tokenizer, rng = model.tokenizer, random.Random(0)
+    del model
+    began = [0.0]
 
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_, **__):
-            ends.append(time.perf_counter())
+    class InTurn(TrainerCallback):
+        def on_step_begin(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = not turn.recv()
+            began[0] = time.perf_counter()
 
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turn.send({"step": time.perf_counter() - began[0], "peak": peak_gb()})
+
+    rollouts = args.problems * args.group
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
-            output_dir=folder, use_cpu=True, per_device_train_batch_size=64, num_generations=GROUP,
-            max_completion_length=new_tokens, generation_kwargs={"min_new_tokens": new_tokens}, loss_type="cispo",
-            epsilon_high=4.0, beta=0.0, temperature=1.0, max_steps=rounds + 1, learning_rate=1e-6, bf16=False,
-            report_to=[], save_strategy="no", logging_steps=10**6, disable_tqdm=True,
+            output_dir=folder, use_cpu=True, per_device_train_batch_size=args.trl_micro_batch,
+            gradient_accumulation_steps=rollouts // args.trl_micro_batch, num_generations=args.group,
+            max_completion_length=args.new_tokens, generation_kwargs={"min_new_tokens": args.new_tokens},
+            loss_type="cispo", epsilon_high=4.0, beta=0.0, temperature=1.0, max_steps=args.rounds + 1,
+            learning_rate=1e-6, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
+            logging_steps=10**6, disable_tqdm=True,
         )  # fmt: skip
-        trainer = GRPOTrainer(
+        GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(embedded_model_dir()),
             args=settings,
             reward_funcs=lambda completions, **_: [rng.random() for _ in completions],
-            train_dataset=Dataset.from_dict({"prompt": prompts * 8}),
-            processing_class=model.tokenizer,
-            callbacks=[Clock()],
-        )
-        seconds(trainer.train)
-    return [b - a for a, b in itertools.pairwise(ends)]
+            train_dataset=Dataset.from_dict({"prompt": prompts * (args.rounds + 2)}),
+            processing_class=tokenizer,
+            callbacks=[InTurn()],
+        ).train()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--context-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--group", type=int, default=8, help="G rollouts per problem")
+    parser.add_argument("--contexts", type=int, default=4, help="K contexts")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trl-micro-batch", type=int, default=16, help="rollouts of one forward of the peer")
     parser.add_argument("--no-trl", action="store_true")
+    parser.add_argument("--no-stopped", action="store_true", help="leave slow.context_gradient=false out")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
-    model = policy()
-    requests = step_requests(model, args.context_tokens, 8, GROUP, 4)
-    times = own_steps(model, requests, args.new_tokens, args.rounds)
-    unshared = sum(r.n * (len(model.renderer.render(r.context, r.problem)[0]) + args.new_tokens) for r in requests)
-    rows = [[f"fastslow: {name}", spread(values)] for name, values in times.items()]
-    rows += [["tokens of the unshared batch", str(unshared)], ["peak memory, GB", f"{peak_gb():.2f}"]]
+    sides: dict[str, Any] = {"fastslow": own_side}
     if not args.no_trl:
-        peer = trl_steps(model, requests, args.new_tokens, args.rounds)
-        ratios = [p / s for p in peer for s in times["step"]]
-        rows += [["TRL GRPOTrainer: step", spread(peer)], ["ratio TRL / fastslow", spread(ratios)]]
-    show(
-        f"8 problems x {GROUP} rollouts of {args.new_tokens} tokens, 4 contexts of {args.context_tokens} tokens",
-        ["measure", "median [min, max]"],
+        sides["TRL GRPOTrainer"] = trl_side
+    with Turns(sides, args) as turns:
+        turns.play(args.rounds)
+    own = turns.results["fastslow"]
+    share = [100 * r["sampling"] / r["step"] for r in own]
+    rows = [
+        [name, spread([r["step"] for r in rs]), f"{max(r['peak'] for r in rs):.1f}", ratios(rs, own, "step")]
+        for name, rs in turns.results.items()
+    ]
+    write_section(
+        f"step-{args.context_tokens}",
+        f"{args.problems} problems x {args.group} rollouts of {args.new_tokens} tokens, {args.contexts} contexts of "
+        f"{args.context_tokens} tokens, float32; {args.rounds} alternating rounds, median [min, max]",
+        ["one step", "seconds", "peak memory, GB", "x fastslow"],
         rows,
+        f"Of fastslow's step {median(share):.0f}% is sampling and {100 - median(share):.0f}% the update; it trains on "
+        f"{own[-1]['trained tokens']:.0f} tokens, where an unshared batch of the same rollouts has {unshared(args)}.",
+        write=args.write,
     )
+
+
+def unshared(args: argparse.Namespace) -> int:
+    """Tokens of the same step's rollouts, each with its whole prompt."""
+    model = policy()
+    requests = step_requests(model, args.context_tokens, args.problems, args.group, args.contexts)
+    return sum(r.n * (len(model.renderer.render(r.context, r.problem)[0]) + args.new_tokens) for r in requests)
 
 
 if __name__ == "__main__":

@@ -234,14 +234,19 @@ class SlowConfig(_Frozen):
     truncated: Literal["zero", "mask"] = Field(
         "zero", description="completions cut at max_new_tokens: reward 0, or no loss"
     )
-    token_budget: int = Field(4096, ge=64, description="tokens one training forward may hold")
+    token_budget: int = Field(1536, ge=64, description="tokens one training forward may hold, about 1 MB each at 135M")
+    context_gradient: bool = Field(
+        True, description="false: contexts are constants in training; cheap at any length, but an approximation"
+    )
 
 
 class TrlConfig(_Frozen):
     """``engine: trl``: the slow phase on TRL's GRPOTrainer. How many processes, and DDP, FSDP or DeepSpeed, is for
     ``accelerate launch`` to say (see docs/scaling.md)."""
 
-    gradient_accumulation_steps: int = Field(1, ge=1, description="forwards a process takes for its part of a step")
+    gradient_accumulation_steps: int | None = Field(
+        None, ge=1, description="forwards a process takes for its part of a step; default: as slow.token_budget asks"
+    )
     use_vllm: bool = Field(False, description="sample with vLLM instead of transformers")
     vllm_mode: Literal["colocate", "server"] = Field(
         "colocate", description="vLLM in the training processes, or a `trl vllm-serve` server of its own"

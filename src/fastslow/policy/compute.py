@@ -3,6 +3,7 @@ bfloat16 wins with AVX-512/AMX or on a GPU and loses about sevenfold on a CPU th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from functools import cache
@@ -30,6 +31,20 @@ def pick_device(name: str) -> torch.device:
 
 def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory for the next forward instead of giving it back to the system.
+
+    A training step frees and takes gigabytes, and every page that comes back from the system is cleared and mapped
+    anew: about a fifth of an update on a virtual machine. Peak memory stays the same. False where there is no glibc.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -7,73 +7,20 @@ Shapes as in :mod:`fastslow.policy.tree_attention`; R rows under way, S slots of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastslow.policy.context_store import ContextStore, Prefix
 from fastslow.policy.model import Policy
 from fastslow.policy.tree_attention import (
     AttentionOptions,
     KeyValue,
     Rows,
-    attend_context,
-    attend_rows,
     attention_plan,
+    cap,
     window_allows,
 )
-
-Prefix = tuple[int, ...]
-MAX_STORED_TOKENS = 65_536
-
-
-class ContextStore:
-    """Keys and values [J, C, D] per layer of each context, valid for one weights step only."""
-
-    def __init__(self) -> None:
-        self.weights_step: int | None = None
-        self._layers: dict[Prefix, dict[int, KeyValue]] = {}
-
-    def refresh(self, weights_step: int) -> None:
-        """Forget everything computed under other weights, or everything once the store grows too large."""
-        if weights_step != self.weights_step or sum(map(len, self._layers)) > MAX_STORED_TOKENS:
-            self._layers.clear()
-            self.weights_step = weights_step
-
-    def missing(self, prefixes: Sequence[Prefix]) -> list[Prefix]:
-        return [p for p in dict.fromkeys(prefixes) if p and p not in self._layers]
-
-    def put(self, prefix: Prefix, layer: int, keys: Tensor, values: Tensor) -> None:
-        self._layers.setdefault(prefix, {})[layer] = (keys, values)
-
-    def get(self, prefix: Prefix, layer: int, like: KeyValue) -> KeyValue:
-        if not prefix:
-            return like[0][:, :0], like[1][:, :0]
-        return self._layers[prefix][layer]
-
-
-@dataclass(slots=True)
-class _ContextPlan:
-    """Prefill of one whole context."""
-
-    store: ContextStore
-    prefix: Prefix
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
-        self.store.put(self.prefix, layer, k.contiguous(), v.contiguous())
-        return attend_context(q, k, v, options)
-
-
-def prefill_contexts(policy: Policy, store: ContextStore, prefixes: Sequence[Prefix]) -> None:
-    """Compute the contexts that the store doesn't hold yet.
-
-    Each in a forward of its own: packed together they would round differently in other company, and a resumed run,
-    which starts with an empty store, would not repeat an unbroken one to the bit.
-    """
-    for prefix in store.missing(prefixes):
-        ids = torch.tensor(prefix, device=policy.device)
-        with attention_plan(_ContextPlan(store, prefix)):
-            policy.sampling_hidden(ids, torch.arange(len(prefix), device=policy.device))
 
 
 def _spans(prefixes: Sequence[Prefix]) -> list[tuple[Prefix, int, int]]:
@@ -97,20 +44,42 @@ def _attend_spans(
     positions: tuple[Tensor, Tensor],
     options: AttentionOptions,
 ) -> Tensor:
-    """Rows of each context against its stored keys and their own; ``positions`` are those of queries and own keys."""
+    """Rows of each context against its stored keys and their own; ``positions`` are those of queries and own keys.
+
+    The same as :func:`~fastslow.policy.tree_attention.attend_rows` span by span, without autograd: all rows share one
+    softmax over [longest context + own], written in place, because a decoding step is many tiny operations.
+    """
     query_RL, own_RS = positions
     if options.window is not None:
         allowed_RLS = allowed_RLS & window_allows(query_RL, own_RS, options.window)
-    outputs = []
-    for prefix, a, b in spans:
-        shared = store.get(prefix, layer, (own[0][:, 0], own[1][:, 0]))
-        shared_allowed = None
+    k_JRSD, v_JRSD = own
+    H, R, L, D = q_HRLD.shape
+    J, S = k_JRSD.shape[0], k_JRSD.shape[2]
+    Q = H // J
+    q = (q_HRLD * options.scaling).view(J, Q, R, L, D).transpose(1, 2).reshape(J, R, Q * L, D)
+    shared = [store.get(prefix, layer, (k_JRSD[:, 0], v_JRSD[:, 0])) for prefix, _, _ in spans]
+    C = max(k.shape[1] for k, _ in shared)
+    scores = q.new_full((J, R, Q * L, C + S), float("-inf"), dtype=torch.float32)
+    own_scores = torch.matmul(q, k_JRSD.transpose(-1, -2)).view(J, R, Q, L, S)
+    own_scores = cap(own_scores.float(), options.softcap)
+    scores[..., C:] = own_scores.masked_fill_(~allowed_RLS[None, :, None], float("-inf")).view(J, R, Q * L, S)
+    for (prefix, a, b), (k, _) in zip(spans, shared, strict=True):
+        if not prefix:
+            continue
+        part = torch.matmul(q[:, a:b].reshape(J, -1, D), k.transpose(-1, -2)).view(J, b - a, Q * L, -1)
+        part = cap(part.float(), options.softcap)
         if options.window is not None:
-            context = torch.arange(len(prefix), device=q_HRLD.device).expand(b - a, -1)
-            shared_allowed = window_allows(query_RL[a:b], context, options.window)
-        rows = own[0][:, a:b], own[1][:, a:b]
-        outputs.append(attend_rows(q_HRLD[:, a:b], shared, rows, allowed_RLS[a:b], shared_allowed, options))
-    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+            position = torch.arange(len(prefix), device=q.device).expand(b - a, -1)
+            seen = window_allows(query_RL[a:b], position, options.window)
+            part = part.view(J, b - a, Q, L, -1).masked_fill(~seen[None, :, None], float("-inf")).view_as(part)
+        scores[:, a:b, :, : len(prefix)] = part
+    weights = torch.softmax(scores, dim=-1).to(v_JRSD.dtype)
+    output = torch.matmul(weights[..., C:], v_JRSD)
+    for (prefix, a, b), (_, v) in zip(spans, shared, strict=True):
+        if prefix:
+            part = weights[:, a:b, :, : len(prefix)].reshape(J, -1, len(prefix))
+            output[:, a:b] += torch.matmul(part, v).view(J, b - a, Q * L, -1)
+    return output.view(J, R, Q, L, -1).transpose(1, 2).reshape(H, R, L, -1)
 
 
 class _ProblemPlan:

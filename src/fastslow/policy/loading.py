@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from fastslow.config import EMBEDDED_MODEL, LoraConfig, ModelConfig
 from fastslow.errors import ModelError
 from fastslow.policy import compute
+from fastslow.policy.lean import make_lean
 from fastslow.policy.model import Policy
 from fastslow.policy.probe import can_share_prefixes, keeps_a_cache
 from fastslow.policy.prompts import PromptRenderer
@@ -43,6 +44,7 @@ def load_policy(config: ModelConfig, start: Sequence[StartWeights] = ()) -> Poli
     transformers_logging.disable_progress_bar()  # a bar for a second of reading would only break ours
     device = compute.pick_device(config.device)
     compute.set_threads(config.threads)
+    compute.keep_freed_memory()
     folder = resolve_model(config.name)
     tokenizer = load_tokenizer(folder, config.revision)
     model = _load_causal_lm(folder, config.revision).to(device)
@@ -50,6 +52,7 @@ def load_policy(config: ModelConfig, start: Sequence[StartWeights] = ()) -> Poli
         model = _started(model, weights)
     ignores_system = config.name == EMBEDDED_MODEL
     renderer = PromptRenderer(tokenizer, config.prompt, prefers_user_turn=ignores_system)
+    make_lean(model)
     usual_attention = model.config._attn_implementation  # public to set, private to read; some families lack "sdpa"
     model.set_attn_implementation(ATTENTION_NAME)
     shares = can_share_prefixes(model)

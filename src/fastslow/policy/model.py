@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastslow.errors import ModelError
+from fastslow.policy.context_store import ContextStore, Prefix, prefill_contexts
 from fastslow.policy.prompts import PromptRenderer
 from fastslow.types import Request
 
@@ -40,11 +41,24 @@ class Policy:
         self.name, self.device = name, device
         self.sampling_dtype, self.train_dtype = sampling_dtype, train_dtype
         self.shares_prefixes = shares_prefixes
-        self.weights_step = 0
+        self.contexts = ContextStore()
+        self._weights_step = 0
         self.end_ids = _end_ids(self.causal_lm, tokenizer)
         self._copy: nn.Module | None = None
         self._copy_step: int | None = None
         self._base: nn.Module | None = None
+
+    @property
+    def weights_step(self) -> int:
+        """Optimizer steps behind the present weights. Setting it, to whatever number, says that the weights changed:
+        all that was computed under the former ones is forgotten."""
+        return self._weights_step
+
+    @weights_step.setter
+    def weights_step(self, step: int) -> None:
+        self._weights_step = step
+        self._copy_step = None
+        self.contexts.refresh(step, changed=True)
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -63,12 +77,23 @@ class Policy:
         """Logits [N, V] in float32."""
         return head_logits(self.causal_lm, hidden_ND)
 
+    def plain_head(self, *, base: bool = False) -> Tensor | None:
+        """The head's float32 weight [V, d] if logits are nothing but hidden @ weight.T, else None."""
+        with self.base_lm() if base else contextlib.nullcontext(self.causal_lm) as lm:
+            return plain_head_weight(lm)
+
     def sampling_hidden(self, ids_N: Tensor, positions_N: Tensor) -> Tensor:
         return packed_hidden(causal_lm(self.sampling_model()), ids_N, positions_N)
 
     def sampling_head(self, hidden_ND: Tensor) -> Tensor:
         """Logits from the master head, in float32 whatever the sampling dtype."""
         return head_logits(self.causal_lm, hidden_ND)
+
+    def stored_contexts(self, prefixes: Sequence[Prefix]) -> ContextStore:
+        """The store of contexts' keys and values, holding these under the present weights; they carry no gradient."""
+        self.contexts.refresh(self.weights_step)
+        prefill_contexts(self, self.contexts, prefixes)
+        return self.contexts
 
     def sampling_model(self) -> nn.Module:
         """The weights to sample from: the master's own, or a copy refreshed once per weights step."""
@@ -161,6 +186,16 @@ def head_logits(lm: nn.Module, hidden_ND: Tensor) -> Tensor:
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
             logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def plain_head_weight(lm: nn.Module) -> Tensor | None:
+    head, config = lm.get_output_embeddings(), lm.config.get_text_config()
+    shaped = any(
+        getattr(config, k, None) is not None for k in ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    )
+    if shaped or type(head) is not nn.Linear or head.bias is not None or head.weight.dtype != torch.float32:
+        return None
+    return head.weight
 
 
 def _end_ids(lm: nn.Module, tokenizer: Any) -> tuple[int, ...]:

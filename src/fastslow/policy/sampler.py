@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastslow.config import SamplingConfig
-from fastslow.policy.decoding import ContextStore, DecodeRows, prefill_contexts, prefill_problems
+from fastslow.policy.context_store import prefill_contexts
+from fastslow.policy.decoding import DecodeRows, prefill_problems
 from fastslow.policy.model import Policy
 from fastslow.policy.plain_sampler import PlainSampler
 from fastslow.policy.sampling import RowSampler, SampleRow
@@ -32,7 +33,7 @@ class TreeSampler(RowSampler):
 
     def __init__(self, policy: Policy, config: SamplingConfig) -> None:
         super().__init__(policy, config)
-        self._store = ContextStore()
+        self._store = policy.contexts
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[Request]) -> list[list[Completion]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastslow.policy.context_store import ContextStore
 from fastslow.policy.tree_attention import AttentionOptions, KeyValue, Rows, attend_context, attend_rows, window_allows
 
 
@@ -43,9 +44,16 @@ class Tree:
     sum of the completions' lengths.
     """
 
-    def __init__(self, sequences: Sequence[TokenSequence], device: torch.device | str = "cpu") -> None:
-        contexts, problems, order = _index(sequences)
-        self._context_spans = _spans([len(c) for c in contexts], 0)
+    def __init__(
+        self,
+        sequences: Sequence[TokenSequence],
+        device: torch.device | str = "cpu",
+        stored: ContextStore | None = None,
+    ) -> None:
+        """``stored`` holds the contexts' keys and values as constants: they are then not part of the packed row."""
+        all_contexts, problems, order = _index(sequences)
+        self._stored, self._contexts = stored, all_contexts
+        contexts = all_contexts if stored is None else [()] * len(all_contexts)
         context_end = sum(map(len, contexts))
         problem_start = _spans([len(p) for _, p in problems], context_end)
         problem_end = context_end + sum(len(p) for _, p in problems)
@@ -54,7 +62,7 @@ class Tree:
 
         ids = [t for c in contexts for t in c] + [t for _, p in problems for t in p] + [t for s in tails for t in s]
         positions: list[int] = [i for c in contexts for i in range(len(c))]
-        depth = [len(contexts[c]) for c, _ in problems]
+        depth = [len(all_contexts[c]) for c, _ in problems]
         positions += [d + i for d, (_, p) in zip(depth, problems, strict=True) for i in range(len(p))]
         tail_depth = [depth[p] + len(problems[p][1]) for _, p in order]
         positions += [d + i for d, t in zip(tail_depth, tails, strict=True) for i in range(len(t))]
@@ -81,11 +89,14 @@ class Tree:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
         # split, not slices: backward of a split is one concatenation, that of each slice a whole tensor of zeros
         queries, keys, values = (x.split(self._sizes, dim=1) for x in (q, k, v))
-        contexts = len(self._context_spans)
-        shared = list(zip(keys[:contexts], values[:contexts], strict=True))
-        outputs = [
-            attend_context(query, *kv, options) for query, kv in zip(queries, shared, strict=False) if query.shape[1]
-        ]
+        contexts = len(self._contexts)
+        if self._stored is None:
+            shared = list(zip(keys[:contexts], values[:contexts], strict=True))
+            spans = zip(queries, shared, strict=False)
+            outputs = [attend_context(query, *kv, options) for query, kv in spans if query.shape[1]]
+        else:
+            shared = [self._stored.get(c, layer, (keys[contexts], values[contexts])) for c in self._contexts]
+            outputs = []
         problems, tails = self._problems, self._completions
         own = problems.rows.pad(keys[contexts]), problems.rows.pad(values[contexts])
         outputs.append(_attend_family(problems, queries[contexts], shared, own, options))

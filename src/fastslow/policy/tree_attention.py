@@ -152,14 +152,14 @@ def attend_rows(
     Q = H // J
     q = (q_HRLD * options.scaling).view(J, Q, R, L, D).transpose(1, 2).reshape(J, R, Q * L, D)
     own_scores = torch.matmul(q, k_JRSD.transpose(-1, -2)).view(J, R, Q, L, S)
-    own_scores = _cap(own_scores.float(), options.softcap)
+    own_scores = cap(own_scores.float(), options.softcap)
     own_scores = own_scores.masked_fill(~own_allowed_RLS[None, :, None], float("-inf"))
     if C == 0:
         weights = torch.softmax(own_scores, dim=-1).to(v_JRSD.dtype)
         output = torch.matmul(weights.view(J, R, Q * L, S), v_JRSD)
     else:
         shared_scores = torch.matmul(q.reshape(J, R * Q * L, D), k_JCD.transpose(-1, -2)).view(J, R, Q, L, C)
-        shared_scores = _cap(shared_scores.float(), options.softcap)
+        shared_scores = cap(shared_scores.float(), options.softcap)
         if shared_allowed_RLC is not None:
             shared_scores = shared_scores.masked_fill(~shared_allowed_RLC[None, :, None], float("-inf"))
         weights = torch.softmax(torch.cat([shared_scores, own_scores], dim=-1), dim=-1).to(v_JRSD.dtype)
@@ -169,5 +169,6 @@ def attend_rows(
     return output.view(J, R, Q, L, -1).transpose(1, 2).reshape(H, R, L, -1)
 
 
-def _cap(scores: Tensor, softcap: float | None) -> Tensor:
+def cap(scores: Tensor, softcap: float | None) -> Tensor:
+    """Gemma 2's soft cap on scores, where there is one."""
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)

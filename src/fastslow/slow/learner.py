@@ -70,6 +70,8 @@ class LocalLearner:
         if not samples:
             return {**metrics, "loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "computed_tokens": 0.0}
         self.optimizer.zero_grad(set_to_none=True)
+        if self.config.context_gradient:  # sampling is over, and the update needs the memory
+            self.policy.contexts.refresh(self.policy.weights_step, changed=True)
         totals = self._backward(samples)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.policy.trainable().values(), self.config.max_grad_norm))
         if self.guard.skips(totals["loss"], grad_norm):
@@ -109,7 +111,9 @@ class LocalLearner:
         weights_T = self.loss.weights(sequence_T, group_T, self.settings)
         offsets = (torch.cumsum(lengths, 0) - lengths).tolist()
         totals = {"loss": 0.0, "kl": 0.0, "ratio_max": 0.0, "entropy": 0.0, "computed_tokens": 0.0}
-        for part in split_by_context([s.sequence for s in samples], self.config.token_budget):
+        for part in split_by_context(
+            [s.sequence for s in samples], self.config.token_budget, counts_contexts=self.config.context_gradient
+        ):
             tokens = [t for i in part for t in range(offsets[i], offsets[i] + len(samples[i].sequence.completion_ids))]
             index_T = torch.tensor(tokens)
             batch = _token_batch([samples[i] for i in part], sequence_T[index_T], group_T[index_T], device)
@@ -119,7 +123,9 @@ class LocalLearner:
     def _backward_part(
         self, sequences: list[TokenSequence], batch: TokenBatch, weights_T: Tensor, totals: dict[str, float]
     ) -> None:
-        with sequence_logprobs(self.policy, sequences, self.temperature) as (logprobs_T, entropy_T, computed):
+        with sequence_logprobs(
+            self.policy, sequences, self.temperature, context_gradient=self.config.context_gradient
+        ) as (logprobs_T, entropy_T, computed):
             batch = batch._replace(logprobs_T=logprobs_T)
             loss_T = self.loss.tokens(batch, self.settings)
             if self.config.kl > 0:
