@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from page import markdown_table, rewrite_section
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -134,12 +135,6 @@ def write_section(
         console.print(text, markup=False)
     if not write:
         return
-    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-    page = PAGE.read_text()
-    if begin not in page:
-        raise SystemExit(f"{PAGE.name} has no section {begin}")
-    lines = ["| " + " | ".join(r) + " |" for r in [columns, ["---"] * len(columns), *rows]]
-    command = " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *(a for a in sys.argv[1:])])
-    body = [begin, f"{title} (`{command}`):", "", *lines, *(["", text] if text else []), end]
-    head, _, rest = page.partition(begin)
-    PAGE.write_text(head + "\n".join(body) + rest.partition(end)[2])
+    command = " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+    table = markdown_table(columns, rows)
+    rewrite_section(PAGE, name, "\n\n".join([f"{title} (`{command}`):", table, *([text] if text else [])]))

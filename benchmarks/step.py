@@ -25,6 +25,7 @@ from fastslow.slow.learner import LocalLearner
 from fastslow.types import Problem, Request, Rollout, Score, group_rollouts
 
 TOKEN_BUDGET = 1536
+GROUP = 8
 
 
 class Lottery:
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--context-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--problems", type=int, default=8)
-    parser.add_argument("--group", type=int, default=8, help="G rollouts per problem")
+    parser.add_argument("--group", type=int, default=GROUP, help="G rollouts per problem")
     parser.add_argument("--contexts", type=int, default=4, help="K contexts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl-micro-batch", type=int, default=16, help="rollouts of one forward of the peer")
