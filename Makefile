@@ -54,10 +54,11 @@ format: setup ## format the code and mend what the linter can
 docs: setup ## write docs/configuration.md anew from the config's own fields
 	@$(BIN)/python docs/make_configuration.py
 
-bench: setup ## speed: one slow step, sampling, and scaling with the context's length
+bench: setup ## speed: one slow step, sampling, scaling with the context's length, the ledger
 	@$(BIN)/python benchmarks/step.py
 	@$(BIN)/python benchmarks/sampling.py
 	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/ledger.py
 
 reliability: setup ## kill and break runs, and write what came of it into docs/reliability.md
 	@$(BIN)/python benchmarks/kill.py --kills 50 --seed 0 --report docs/reliability.md

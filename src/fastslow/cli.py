@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastslow.cli_ledger import register as register_ledger
 from fastslow.cli_measure import app as measure_app
 from fastslow.errors import FastslowError
 from fastslow.report.text import for_terminal, plain
@@ -218,6 +219,9 @@ def models() -> None:
     table.add_row("local GGUF", "./my-model.Q4_1.gguf", "dequantized once, cached as safetensors")
     table.add_row("hub id", "Qwen/Qwen3-8B", "downloaded by transformers; safetensors only")
     console.print(table)
+
+
+register_ledger(app)
 
 
 def _arms(text: str) -> list[str]:

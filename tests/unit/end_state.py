@@ -50,11 +50,6 @@ def everything(folder: Path) -> dict:
     }
 
 
-def _rows(db: sqlite3.Connection, table: str) -> list[list]:
-    columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})") if name != "seconds"]
-    return [list(row) for row in db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1")]
-
-
 def differences(found: dict, expected: dict) -> list[str]:
     """The parts that differ; a tensor is named. Empty where the two are equal bit for bit."""
     a, b = found.get("tensors", {}), expected.get("tensors", {})

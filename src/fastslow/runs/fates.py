@@ -9,10 +9,11 @@ from typing import Any
 from fastslow.fast.population import Population, context_from_dict
 from fastslow.types import Context
 
-OUTCOMES = ("seed", "rescored", "accepted", "rejected", "refused", "dropped", "proposed")
+OUTCOMES = ("seed", "rescored", "accepted", "confirmed", "rejected", "refused", "dropped", "proposed")
 """seed: the run began with it. rescored: of the old population, scored again. accepted: scored in full, a candidate for
-the population. rejected: no better than its parent in rollouts. refused: by a guard, before any rollout. dropped: left
-the population, or never got into it. proposed: the phase ended before it was judged."""
+the population. confirmed: fresh rollouts bear it out. rejected: no better than its parent in rollouts, or not borne out
+by fresh ones. refused: by a guard, before any rollout. dropped: left the population, or never got into it. proposed:
+the phase ended before it was judged."""
 
 OUTSCORED = "not among the best: the frontier's K contexts are others"
 LEFT_OUT = "not scored again: the budget of the fast phase was too small"

@@ -21,7 +21,7 @@ _OF_THE_FILE = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
 }  # fmt: skip
-_IN_USE = ("seed", "rescored", "accepted")
+_IN_USE = ("seed", "rescored", "accepted", "confirmed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +92,35 @@ def open_ledger(source: str | Path) -> Iterator[sqlite3.Connection]:
             db.close()
 
 
-def query_rollouts(
-    source: str | Path, where: str | None = None, limit: int | None = None, columns: str = "*"
-) -> Iterator[dict[str, Any]]:
+def query_rollouts(source: str | Path, where: str | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """Rollouts as dicts, in the order stored, while ``where`` (an SQL condition, ``reward > 0``) holds.
 
-    ``limit``: only the newest so many. ``source``: a run's folder or a ledger. ``columns`` is SQL, never a user's.
-    Rows are read as they are asked for. Raises :class:`RunError` for a ledger that can't be used and for a condition
-    that can't.
+    ``limit``: only the newest so many. ``source``: a run's folder or a ledger. Rows are read as they are asked for.
+    Raises :class:`RunError` for a ledger that can't be used and for a condition that can't.
     """
     condition = f"WHERE (\n{where}\n)" if where and where.strip() else ""
     statement = f"SELECT * FROM rollouts {condition} ORDER BY id"
     if limit is not None:
         statement = f"SELECT * FROM ({statement} DESC LIMIT {int(limit)}) ORDER BY id"
     with open_ledger(source) as db:
-        known = rollout_columns(db)
         try:
-            yield from map(dict, db.execute(f"SELECT {columns} FROM ({statement})"))
+            yield from map(dict, db.execute(statement))
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
             if not condition or code & 0xFF in _OF_THE_FILE:
                 raise
             told = "a condition can only read" if code == sqlite3.SQLITE_AUTH else one_line(error)
-            raise RunError(f"--where {where!r}: {told}; columns: {known}") from error
+            raise RunError(f"--where {where!r}: {told}; columns: {', '.join(_columns(db))}") from error
 
 
-def rollout_columns(db: sqlite3.Connection) -> str:
-    return ", ".join(column[0] for column in db.execute("SELECT * FROM rollouts LIMIT 0").description)
+def rollout_columns(source: str | Path) -> list[str]:
+    """Names of the columns of a rollout."""
+    with open_ledger(source) as db:
+        return _columns(db)
+
+
+def _columns(db: sqlite3.Connection) -> list[str]:
+    return [column[0] for column in db.execute("SELECT * FROM rollouts LIMIT 0").description]
 
 
 def read_contexts(source: str | Path) -> list[ContextHistory]:

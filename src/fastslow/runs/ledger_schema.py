@@ -61,10 +61,13 @@ CREATE TABLE slow_steps (
 );
 """
 
-# Version 1 had one column for two reasons: why a context was proposed, and, where it was rejected, why that.
+# Version 1 had one column for two reasons: why a context was proposed, and, where it was rejected, why that. It told
+# no guard's refusal from a rejection after rollouts.
 _VERSION_2 = """
 ALTER TABLE contexts ADD COLUMN outcome_reason TEXT NOT NULL DEFAULT '';
 UPDATE contexts SET outcome_reason = reason, reason = '' WHERE outcome = 'rejected';
+UPDATE contexts SET outcome = 'refused' WHERE outcome = 'rejected'
+    AND outcome_reason NOT LIKE 'no improvement%' AND outcome_reason NOT LIKE 'no budget left%';
 ALTER TABLE reflections ADD COLUMN reflector TEXT NOT NULL DEFAULT '';
 ALTER TABLE reflections ADD COLUMN context_id TEXT NOT NULL DEFAULT '';
 ALTER TABLE reflections ADD COLUMN proposed_id TEXT;
