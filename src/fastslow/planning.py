@@ -25,6 +25,7 @@ USUAL_CONTEXTS = 0.5
 """Share of K contexts that a population holds on average: it starts from one."""
 USUAL_BUDGET = 0.75
 """Share of a cycle's metric calls that are spent; the rest is too little for another iteration."""
+_PART = 128
 HUB_LENGTHS = Lengths(problem=256, seed_context=0, longest=512, longest_id="?")
 """Supposed of a hub dataset: a plan downloads nothing."""
 
@@ -81,7 +82,9 @@ def task_lengths(config: RunConfig, facts: ModelFacts) -> Lengths:
 
     if getattr(config.task, "path", "").startswith("hub:"):
         return HUB_LENGTHS
-    return measure_lengths(build_task(config.task, check=False), local_renderer(config, facts))
+    task = config.task  # a part of it says enough: some datasets take minutes to generate in full
+    part = {"train_size": min(task.train_size, _PART), "val_size": min(task.val_size, _PART)}
+    return measure_lengths(build_task(task.model_copy(update=part), check=False), local_renderer(config, facts))
 
 
 def local_renderer(config: RunConfig, facts: ModelFacts) -> PromptRenderer | None:

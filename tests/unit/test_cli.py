@@ -19,7 +19,9 @@ from fastslow.costs import Speed
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands)
 CONFIGS = sorted(
-    p.relative_to(ROOT) for p in [*(ROOT / "configs").rglob("*.y*ml"), *(ROOT / "examples").glob("*.yaml")]
+    p.relative_to(ROOT)
+    for p in [*(ROOT / "configs").rglob("*.y*ml"), *(ROOT / "examples").glob("*.yaml")]
+    if p.parent.name != "accelerate"  # these are accelerate's own
 )
 
 
