@@ -74,7 +74,7 @@ def test_markdown_cells_hold_text_alone(text):
     assert "<" not in cell and ">" not in cell
 
 
-@hostile(400)
+@hostile(250)
 @given(text=texts, feedback=texts, error=st.none() | texts, reason=texts)
 def test_the_ledger_gives_back_what_it_stores(tmp_path_factory, text, feedback, error, reason):
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
