@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from fastslow.report.text import for_terminal, plain
 
 if TYPE_CHECKING:
     from fastslow.measure.result import Measured
@@ -21,8 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-console = Console(width=None if sys.stdout.isatty() else 140)  # a log has no width of its own
-errors = Console(stderr=True, highlight=False)
+console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)  # a log has no width of its own
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders; runs that differ in their seed alone are one arm.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here too.")]
@@ -123,11 +124,9 @@ def collapse(runs: Runs, json: Json = None) -> None:
 
 
 def _show(found: Measured, json: Path | None) -> None:
-    from fastslow.report.text import for_terminal
-
-    table = Table(title=escape(found.title), title_justify="left")
+    table = Table(title=for_terminal(found.title), title_justify="left")
     for i, name in enumerate(found.header):
-        table.add_column(escape(name), justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(for_terminal(name), justify="left" if i < 2 else "right", overflow="fold")
     for row in found.rows:
         table.add_row(*(for_terminal(cell) for cell in row))
     console.print(table)
@@ -135,8 +134,8 @@ def _show(found: Measured, json: Path | None) -> None:
         console.print(for_terminal(note), highlight=False)
     if json is not None:
         found.write(json)
-        console.print(f"Numbers: {json}", markup=False)
+        console.print(f"Numbers: {for_terminal(str(json))}")
 
 
 def _say(text: str) -> None:
-    errors.print(text, markup=False)
+    errors.print(plain(text), markup=False)
