@@ -238,3 +238,10 @@ def test_a_convention_wraps_the_built_task():
 def test_no_torch():
     code = "import sys, fastslow.tasks.reasoning_gym, fastslow.tasks.files; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_dataset_that_runs_programs_leaves_no_file_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(small("codeio", train_size=24, val_size=2).train) == 24
+    assert example_entry("codeio")["question"]
+    assert not list(tmp_path.iterdir())

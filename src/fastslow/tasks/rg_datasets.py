@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ Entry = Mapping[str, Any]
 HASH_DEPENDENT = frozenset(
     {"isomorphic_strings", "list_functions", "polynomial_multiplication", "ransom_note", "word_ladder"}
 )
+RUNS_CODE = frozenset({"codeio"})
+"""Datasets whose entries come from running programs that Reasoning Gym ships; some of these write files."""
 _BARREN_ROUNDS = 4
 _MAX_ROUNDS = 40
 
@@ -49,7 +52,7 @@ def distinct_entries(name: str, level: str, config: Mapping[str, Any], wanted: i
                 f"task.config.datasets: the questions of {min(names & HASH_DEPENDENT)} depend on Python's hash seed; "
                 "set the environment variable PYTHONHASHSEED=0"
             )
-    if name in HASH_DEPENDENT and not fixed:
+    if name in RUNS_CODE or (name in HASH_DEPENDENT and not fixed):
         return _entries_from_child(name, level, config, wanted, seed)
     return _entries(name, level, config, wanted, seed)
 
@@ -76,14 +79,16 @@ def _entries(name: str, level: str, config: Mapping[str, Any], wanted: int, seed
 
 def _entries_from_child(name: str, level: str, config: Mapping[str, Any], wanted: int, seed: int) -> list[Entry]:
     job = json.dumps({"name": name, "level": level, "config": dict(config), "wanted": wanted, "seed": seed})
-    done = subprocess.run(
-        [sys.executable, "-m", "fastslow.tasks.rg_datasets"],
-        input=job,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastslow.tasks.rg_datasets"],
+            input=job,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            cwd=folder,  # what it writes ends with it
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise TaskError(f"task.name: {name} could not be generated: {last}")
@@ -97,6 +102,8 @@ def dataset_names() -> list[str]:
 
 def example_entry(name: str) -> Entry:
     """One entry at the small level."""
+    if name in RUNS_CODE:
+        return _entries_from_child(name, "small", {}, 1, 0)[0]
     with contextlib.redirect_stdout(io.StringIO()):
         return create_dataset(name, "small", {}, seed=0, size=1)[0]
 
