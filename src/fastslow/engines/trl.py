@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from fastslow.config import EMBEDDED_MODEL, PromptConfig, RunConfig
-from fastslow.engines.trl_args import check_supported, trainer_args
+from fastslow.engines.trl_args import check_supported, row_tokens, trainer_args
 from fastslow.engines.trl_export import export_weights
 from fastslow.errors import RunError
 from fastslow.evaluation.accuracy import Accuracy
@@ -24,6 +25,7 @@ from fastslow.fast.guards import refuse_leaks
 from fastslow.fst import FastSlowTraining
 from fastslow.policy import compute
 from fastslow.policy.loading import load_tokenizer, resolve_model
+from fastslow.policy.prompts import PromptRenderer
 from fastslow.preflight import check_prompts, measure_lengths
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
@@ -33,6 +35,7 @@ from fastslow.runs.summary import RunSummary, build_summary, read_summary
 from fastslow.tasks.registry import build_task
 from fastslow.tasks.scoring import SafeTask
 from fastslow.trl.checkpoint import newest_checkpoint
+from fastslow.trl.config import FSTConfig
 from fastslow.trl.listener import Quiet
 from fastslow.trl.processes import Processes
 from fastslow.trl.trainer import FSTTrainer
@@ -45,6 +48,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     came after the last checkpoint (``checkpoint_every``); ``resume`` goes on from there.
     """
     check_supported(config)
+    transformers_logging.disable_progress_bar()
     state = PartialState(cpu=config.model.device == "cpu")
     processes = Processes(state.process_index, state.num_processes)
     if config.model.threads:
@@ -75,25 +79,28 @@ def _build(
 ) -> tuple[SafeTask, EngineTrainer]:
     """Everything that may be unusable; what fails on one process ends all, with one line."""
 
-    def parts() -> tuple[SafeTask, str, Any]:
+    def parts() -> tuple[SafeTask, str, Any, FSTConfig]:
         task = build_task(config.task)
         refuse_leaks(task.seed_context, task.val)
         folder = resolve_model(config.model.name)
         tokenizer = load_tokenizer(folder, config.model.revision)
         tokenizer.padding_side = "left"
-        return task, folder, tokenizer
+        lengths = measure_lengths(task, PromptRenderer(tokenizer, _prompt(config)))
+        args = trainer_args(config, str(run.checkpoints), processes.count, row_tokens(config, lengths))
+        return task, folder, tokenizer, args
 
     processes.on_main(lambda: resolve_model(config.model.name))  # unpacked by one, before all read it
-    task, folder, tokenizer = processes.try_together(parts)
-    args = processes.try_together(lambda: trainer_args(config, str(run.checkpoints), processes.count))
-    listener = processes.on_main(lambda: TrlRecorder(run, config.checkpoint_every, config.keep_checkpoints, progress))
+    task, folder, tokenizer, args = processes.try_together(parts)
     args.fast_options = config.fast.model_dump(exclude={"population", "every", "budget", "reflector"})
     trainer = EngineTrainer(
         folder, args=args, task=task, processing_class=tokenizer, run_config=config,
         reflector=config.fast.reflector if config.method == "fst" else None,
-        prompt=_prompt(config), listener=listener or _Silent(), peft_config=_adapter(config),
+        prompt=_prompt(config), listener=_Silent(), peft_config=_adapter(config),
     )  # fmt: skip
     processes.on_main(lambda: _check(config, task, trainer, progress))
+    # Files come last, so that a check that fails leaves none.
+    made = processes.on_main(lambda: TrlRecorder(run, config.checkpoint_every, config.keep_checkpoints, progress))
+    trainer.listener = made or trainer.listener
     return task, trainer
 
 
@@ -169,6 +176,7 @@ class EngineTrainer(FSTTrainer):
     def __init__(self, *args: Any, run_config: RunConfig, **kwargs: Any) -> None:
         self.run_config = run_config
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # the run's own progress tells it
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up from lr / warmup to lr, then constant, as in the local engine."""

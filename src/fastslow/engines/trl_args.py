@@ -11,6 +11,7 @@ import torch
 from fastslow.config import RunConfig
 from fastslow.errors import ConfigError
 from fastslow.policy import compute
+from fastslow.preflight import PROMPT_FRAME, Lengths
 from fastslow.trl.config import FSTConfig
 
 LOSSES = {
@@ -30,9 +31,21 @@ def check_supported(config: RunConfig) -> None:
         raise ConfigError("model.init_from: not in engine: trl; name a folder of weights in model.name instead")
 
 
-def trainer_args(config: RunConfig, output_dir: str, processes: int) -> FSTConfig:
-    """The config's own keys, then ``trl.options`` for everything else that ``GRPOConfig`` has."""
-    given, options = _from_config(config, output_dir, processes), config.trl.options
+def row_tokens(config: RunConfig, lengths: Lengths) -> int:
+    """Tokens of one rollout: the longest problem, a context as large as its reflector makes it, a whole reply."""
+    fast, reply = config.fast, config.sampling.max_new_tokens
+    context = lengths.seed_context
+    if config.method == "fst":
+        examples = getattr(fast.reflector, "max_examples", None)
+        grown = fast.max_context_tokens if examples is None else examples * (lengths.problem + reply) + PROMPT_FRAME
+        context = max(context, min(fast.max_context_tokens, grown))
+    return lengths.longest - lengths.seed_context + context + reply
+
+
+def trainer_args(config: RunConfig, output_dir: str, processes: int, tokens: int = 1) -> FSTConfig:
+    """The config's own keys, then ``trl.options`` for everything else that ``GRPOConfig`` has. ``tokens``: of a
+    rollout; without ``trl.gradient_accumulation_steps``, a forward holds as many as ``slow.token_budget`` allows."""
+    given, options = _from_config(config, output_dir, processes, tokens), config.trl.options
     known = {f.name for f in dataclasses.fields(FSTConfig)}
     for name in options:
         if name not in known:
@@ -46,16 +59,17 @@ def trainer_args(config: RunConfig, output_dir: str, processes: int) -> FSTConfi
         raise ConfigError(f"trl: {' '.join(str(error).split())}") from None
 
 
-def _from_config(config: RunConfig, output_dir: str, processes: int) -> dict[str, Any]:
+def _from_config(config: RunConfig, output_dir: str, processes: int, tokens: int) -> dict[str, Any]:
     slow, trl = config.slow, config.trl
+    rows, forwards = _rows(config, processes, tokens)
     formula, average = LOSSES[slow.loss]
     return {
         "output_dir": output_dir,
         "seed": config.seed,
         "max_steps": config.steps,
         "num_generations": slow.group_size,
-        "per_device_train_batch_size": _rows(config, processes),
-        "gradient_accumulation_steps": trl.gradient_accumulation_steps,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": forwards,
         "learning_rate": slow.lr,
         "adam_beta1": slow.betas[0],
         "adam_beta2": slow.betas[1],
@@ -90,25 +104,31 @@ def _from_config(config: RunConfig, output_dir: str, processes: int) -> dict[str
 def _defaults(config: RunConfig) -> dict[str, Any]:
     """What ``trl.options`` may change: number formats, and memory saved for time where there is a GPU."""
     device = torch.device("cpu") if config.model.device == "cpu" else compute.pick_device("auto")
-    bf16 = compute.pick_dtype(config.model.train_dtype, device) == torch.bfloat16
+    # On a CPU, autocast casts all weights anew in every forward, which costs more than bfloat16 saves.
+    asked = "float32" if device.type == "cpu" and config.model.train_dtype == "auto" else config.model.train_dtype
+    bf16 = compute.pick_dtype(asked, device) == torch.bfloat16
     loading = {"dtype": "float32", "use_safetensors": True, "revision": config.model.revision}
     vllm = {"generation_kwargs": {"stop": config.sampling.stop, "include_stop_str_in_output": True}}
     return {
         "bf16": bf16,
         "cast_lm_head_to_fp32": bf16,  # ScaleRL, arXiv 2510.13786
         "gradient_checkpointing": device.type != "cpu",
+        "ddp_find_unused_parameters": False,
         "model_init_kwargs": loading,
         **(vllm if config.trl.use_vllm and config.sampling.stop else {}),
     }
 
 
-def _rows(config: RunConfig, processes: int) -> int:
-    """Rollouts of one forward on one process: the slow batch in equal parts."""
+def _rows(config: RunConfig, processes: int, tokens: int) -> tuple[int, int]:
+    """(rollouts of one forward on one process, forwards of a step): the slow batch in equal parts."""
     total = config.slow.group_size * config.slow.problems_per_step
     steps = config.trl.gradient_accumulation_steps
+    if steps is None:
+        share, most = max(1, total // processes), max(1, config.slow.token_budget // tokens)
+        steps = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
     if total % (processes * steps):
         raise ConfigError(
             f"slow.group_size x slow.problems_per_step = {total} rollouts don't divide over {processes} processes x "
             f"{steps} steps; change trl.gradient_accumulation_steps or the number of processes"
         )
-    return total // (processes * steps)
+    return total // (processes * steps), steps

@@ -25,7 +25,7 @@ class Processes:
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
-        self._ended = False
+        self._ended: str | None = None  # why, once all have raised together
 
     @property
     def is_main(self) -> bool:
@@ -54,10 +54,10 @@ class Processes:
             if error is not None:
                 raise error
             return
-        messages = gather_object([None if error is None else describe(error)])
+        messages = self.gather([None if error is None else describe(error)])
         failed = [f"process {rank}: {text}" for rank, text in enumerate(messages) if text is not None]
         if failed:
-            self._ended = True
+            self._ended = failed[0]
             raise EndedTogether(failed[0]) from error
 
     def try_together(self, work: Callable[[], R]) -> R:
@@ -83,16 +83,23 @@ class Processes:
             return self._follow(serve)
 
         def call(request: Any) -> Any:
+            self._check_alive()
             self.broadcast(("serve", request))
             return serve(request)
 
         try:
             result = work(call)
+            self._check_alive()
         except BaseException as error:
-            if not self._ended:  # else the others have raised too, and nobody listens
+            if self._ended is None:  # else the others have raised too, and nobody listens
                 self.broadcast(("error", f"process 0: {describe(error)}"))
             raise
         return self.broadcast(("done", result))[1]
+
+    def _check_alive(self) -> None:
+        """A reflector's fence may have kept to itself that all have ended."""
+        if self._ended is not None:
+            raise EndedTogether(self._ended)
 
     def _follow(self, serve: Callable[[Any], Any]) -> Any:
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +12,7 @@ from fastslow.config import FastConfig, PromptConfig
 from fastslow.errors import ConfigError
 from fastslow.fast.base import Reflector
 from fastslow.fast.reflect import build_reflector
+from fastslow.fast.reflect.policy import Generate
 from fastslow.tasks.base import Task
 from fastslow.trl.config import FSTConfig
 from fastslow.trl.problems import Problems, schedule, task_dataset
@@ -43,17 +43,24 @@ def check_dataset(dataset: Any, task: Task | None) -> Dataset:
 
 
 def plan_batches(args: FSTConfig, problems: Problems) -> list[int]:
-    """Problems of every batch of the run, in order; fixes ``args.max_steps`` to the steps that they make."""
+    """Problems of every batch, in order, to the end of the last cycle, whose fast phase looks ahead past the run's end
+    as if the run were to go on. Fixes ``args.max_steps`` where epochs are given."""
     per_batch, steps = args.problems_per_batch, args.steps_per_batch
     if args.max_steps > 0:
         batches = -(-args.max_steps // steps)
     else:
         batches = max(1, int(args.num_train_epochs * (len(problems) // max(1, per_batch))))
         args.max_steps = batches * steps
+    batches = -(-batches // args.fast_every) * args.fast_every
     seed = args.seed if args.data_seed is None else args.data_seed
     order = schedule(len(problems), per_batch, batches, seed, args.shuffle_dataset)
     args.shuffle_dataset = False  # the order above is the run's; TRL's sampler must not shuffle it once more
     return order
+
+
+def rows_to_train(args: FSTConfig) -> int:
+    """Problems that the run's own batches take; what the last cycle looks ahead at beyond them is not trained on."""
+    return -(-args.max_steps // args.steps_per_batch) * args.problems_per_batch
 
 
 def prompt_config(problems: Problems, given: PromptConfig | None) -> PromptConfig:
@@ -82,9 +89,7 @@ def fast_config(args: FSTConfig, reflector: ReflectorLike) -> FastConfig:
         raise ConfigError(f"fast_options or reflector: {field}: {first['msg']}") from None
 
 
-def make_reflector(
-    reflector: ReflectorLike, config: FastConfig, generate: Callable[[str, int], tuple[str, str]]
-) -> Reflector | None:
+def make_reflector(reflector: ReflectorLike, config: FastConfig, generate: Generate) -> Reflector | None:
     """The reflector itself, built where its settings or its name were given; None: the contexts stay as they are."""
     if reflector is None or hasattr(reflector, "propose"):
         return reflector  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from fastslow.config import PolicyReflector, PromptConfig
+from fastslow.config import PromptConfig
 from fastslow.errors import ConfigError, RunError
 from fastslow.fast.gepa_bridge import GepaOptimizer
 from fastslow.fast.population import Population
@@ -29,19 +29,18 @@ from fastslow.tasks.base import Task
 from fastslow.trl import private, setup
 from fastslow.trl.checkpoint import StateWriter, newest_checkpoint, read_state, run_state
 from fastslow.trl.config import FSTConfig
+from fastslow.trl.fast_phase import EMPTY, FastPhases
 from fastslow.trl.groups import Weighed, check_positions, context_index, weigh
 from fastslow.trl.listener import Listener, Quiet, Snapshots
 from fastslow.trl.problems import INDEX, Problems, problem_of_row
 from fastslow.trl.processes import Processes
 from fastslow.trl.rollouts import UNSCORED, RolloutScorer, Sampled
-from fastslow.trl.sampling import TrlSampler, reply_length
+from fastslow.trl.sampling import TrlSampler
 from fastslow.trl.scoring import CONTEXT, TEXT, FeedbackFunc, Fences, TaskReward
-from fastslow.types import Context, Problem, Request, Rollout
-
-EMPTY = Context({"instructions": "", "examples": ""})
+from fastslow.types import Context, Request, Rollout
 
 
-class FSTTrainer(GRPOTrainer):
+class FSTTrainer(FastPhases, GRPOTrainer):
     """A ``GRPOTrainer`` with a fast phase. Every argument of it that is not named here passes through.
 
     ``reward_funcs`` with a ``feedback_func`` (what a person could learn from each rollout), or a ``fastslow`` task,
@@ -84,7 +83,7 @@ class FSTTrainer(GRPOTrainer):
         rewards = [self.fences.around(f) for f in given] + (
             [self.fences.around(self.task_reward)] if self.task_reward else []
         )
-        indexed = dataset.add_column(INDEX, list(range(len(dataset)))).select(self.order)
+        indexed = dataset.add_column(INDEX, list(range(len(dataset)))).select(self.order[: setup.rows_to_train(args)])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(
@@ -117,14 +116,13 @@ class FSTTrainer(GRPOTrainer):
                 self.fast,
                 made,
                 self.sampler.context_tokens,
-                on_event=self.listener.context_event,
+                on_event=lambda event: self.listener.context_event(event),
                 held_out=task.val if task is not None else (),
             )
         seed = seed_context or (task.seed_context if task is not None else EMPTY)
         self.fst_state = RunState(population=Population((seed,)))
         self.cycles = 0
         self.batch: Weighed | None = None
-        self._call: Any = None
         self._rows: list[dict[str, Any]] = []
         self._sampled: list[Sampled] = []
         self._last_rewards: torch.Tensor | None = None
@@ -136,73 +134,6 @@ class FSTTrainer(GRPOTrainer):
     def population(self) -> Population:
         """The contexts in use, best first, with the archive of all."""
         return self.fst_state.population
-
-    # The fast phase
-
-    def lookahead(self, cycle: int) -> list[Problem]:
-        """The problems of the T batches of ``cycle``, each once."""
-        size = self.args.problems_per_batch * self.args.fast_every
-        return [self.problems[i] for i in dict.fromkeys(self.order[cycle * size : (cycle + 1) * size])]
-
-    def phase_budget(self) -> int:
-        """Rollouts that the coming fast phase may take; below 1 there is none."""
-        size = self.args.problems_per_batch * self.args.fast_every
-        return self.fast.budget or max(1, round(self.fast.passes * size))
-
-    def fast_phase(self, cycle: int) -> None:
-        """Evolve the contexts under the current weights. Rank 0 drives; every process samples and scores its share,
-        and holds the same population afterwards."""
-        started, budget, optimizer = time.perf_counter(), self.phase_budget(), self.optimizer_of_contexts
-        if budget < 1 or optimizer is None:
-            return
-        self._calls = 0
-
-        def work(call: Any) -> Any:
-            self._call = call
-            return optimizer.evolve(
-                self.population,
-                self.lookahead(cycle),
-                lambda pairs: call(("roll out", list(pairs))),
-                budget,
-                cycle=cycle,
-                weights_step=self.state.global_step,
-                seed=self.args.seed,
-            )
-
-        self.fst_state.population, report = self.processes.drive(work, lambda r: self._serve(cycle, *r))
-        seconds = time.perf_counter() - started
-        self.fst_state.seconds["fast"] += seconds
-        self.listener.fast(self.fst_state, cycle, report, seconds)
-
-    def _serve(self, cycle: int, kind: str, *request: Any) -> Any:
-        """What every process does at once when rank 0 asks for it."""
-        seed = derive_seed(self.args.seed, "fast", cycle, self._calls)
-        self._calls += 1
-        if kind == "reflect":
-            return self._reply(*request)
-        (pairs,) = request
-        share = self.processes.share(pairs)
-        requests = [Request(c, p, 1, seed) for c, p in share]
-        prompts = self.processes.try_together(lambda: [self.sampler.render(r) for r in requests])
-        completions = self.sampler.complete(prompts, seed)
-        sampled = [Sampled(r.problem, r.context, c) for r, c in zip(requests, completions, strict=True)]
-        rollouts = self.processes.gather(self.scorer.score("fast", sampled, seed), len(pairs))
-        self.fst_state.count("fast", rollouts)
-        self.listener.rollouts("fast", self.fst_state, rollouts)
-        return rollouts
-
-    def _reflect(self, prompt: str, seed: int) -> tuple[str, str]:
-        """The voice of the ``policy`` reflector, on rank 0; every process generates, for its shard of the model."""
-        return self._call(("reflect", prompt, seed))
-
-    def _reply(self, prompt: str, seed: int) -> tuple[str, str]:
-        settings = self.fast.reflector
-        assert isinstance(settings, PolicyReflector)
-        request = Request(EMPTY, Problem("reflection", prompt), 1, seed)
-        with reply_length(self, settings.max_new_tokens, settings.temperature):
-            prompts = self.processes.try_together(lambda: [self.sampler.render(request)])
-            (completion,) = self.sampler.complete(prompts, seed)
-        return completion.text, completion.finish_reason
 
     # The slow phase
 
