@@ -6,9 +6,12 @@ For each line on stdin it samples the job's prompts once, with an empty prefix c
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")  # all cores, as the others have
 
 from vllm import LLM, SamplingParams
 
@@ -17,7 +20,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     longest = max(map(len, job["prompts"])) + job["new_tokens"]
     llm = LLM(
-        model=job["model"], dtype="float32", enable_prefix_caching=True, max_model_len=longest + 16,
+        model=job["model"], dtype="float32", enable_prefix_caching=True, max_model_len=longest + 64,
         max_num_seqs=len(job["prompts"]), seed=0,
     )  # fmt: skip
     params = SamplingParams(
