@@ -54,8 +54,8 @@ def settings(folder: str, **changes) -> dict:
         "steps": 1,
         "model": {"name": folder, "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32"},
         "task": {"path": "data.jsonl", "train_size": 6, "val_size": 2},
-        "sampling": {"max_new_tokens": 3},
-        "fast": {"population": 2, "every": 1, "budget": 6},
+        "sampling": {"max_new_tokens": 4},  # as many as the gold answers take, with the end
+        "fast": {"population": 2, "every": 1, "budget": 6, "max_context_tokens": 200},
         "slow": {"group_size": 2, "problems_per_step": 2},
     }
     for key, value in changes.items():
@@ -253,7 +253,7 @@ def test_a_run_from_start_to_comparison(home, model, monkeypatch, capfd):
     weights.write_bytes(whole[:-4] + b"oops")
     before = everything_under(home)
     for command in (["train", path, "--out", "runs/a", "--resume"], ["eval", "runs/a"]):
-        assert_refused(call(monkeypatch, capfd, *command), "weights.safetensors", "content has changed")
+        assert_refused(call(monkeypatch, capfd, *command), "weights.safetensors", "has changed since it was written")
     assert everything_under(home).keys() == before.keys()
     weights.write_bytes(whole)
     assert call(monkeypatch, capfd, "train", path, "--out", "runs/a", "--resume")[0] == 0
