@@ -22,7 +22,7 @@ def run_config(method: str = "fst", **fast) -> RunConfig:
             "method": method,
             "task": "chain_sum",
             "steps": 6,
-            "fast": {"population": 3, "every": 2, "budget": 60, "minibatch": 2, "max_context_tokens": 40, **fast},
+            "fast": {"population": 3, "every": 2, "budget": 150, "minibatch": 2, "max_context_tokens": 40, **fast},
             "slow": {"group_size": 6, "problems_per_step": 4},
             "evaluation": {"every": 2},
         }
