@@ -54,10 +54,12 @@ format: setup ## format the code and mend what the linter can
 docs: setup ## write docs/configuration.md anew from the config's own fields
 	@$(BIN)/python docs/make_configuration.py
 
-bench: setup ## speed: one slow step, sampling, scaling with the context's length, the ledger
-	@$(BIN)/python benchmarks/step.py
-	@$(BIN)/python benchmarks/sampling.py
-	@$(BIN)/python benchmarks/scaling.py
+bench: setup ## speed: gradient, sampling, profile, scaling, a step beside TRL (about an hour), the ledger
+	@$(BIN)/python benchmarks/gradient.py --write
+	@$(BIN)/python benchmarks/sampling.py --write
+	@$(BIN)/python benchmarks/profile_step.py --write
+	@$(BIN)/python benchmarks/scaling.py --write
+	@$(BIN)/python benchmarks/step.py --write
 	@$(BIN)/python benchmarks/ledger.py
 
 reliability: setup ## kill and break runs, and write what came of it into docs/reliability.md
