@@ -9,9 +9,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from fastslow.report.arms import Arm, Run, load_arms, load_run, subject
@@ -30,7 +32,7 @@ from fastslow.report.style import (
 )
 from fastslow.report.text import plain
 
-_LONGEST_LABEL, _LONGEST_HEADLINE = 60, 120  # characters
+_WIDEST_LABEL, _WIDEST_HEADLINE = 0.45 * MEASURE, 0.9 * MEASURE  # inches
 
 
 def plot_compare(runs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
@@ -93,7 +95,7 @@ def _draw_arm(axes: Axes, arm: Arm, colour: str, marker: str) -> _End:
     shares = [p.majority_share for p in points]
     if None not in shares:
         axes.plot(x, shares, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), alpha=0.75, zorder=3)
-    label = f"{_name(arm.label, _LONGEST_LABEL)}  {y[-1] * 100:.0f}%"
+    label = f"{_fitting(arm.label, 10, _WIDEST_LABEL)}  {y[-1] * 100:.0f}%"
     return _End(x[-1], y[-1], label, colour, max([*high, *(s for s in shares if s is not None)]))
 
 
@@ -216,16 +218,18 @@ def _headline(axes: Axes, title: str, subtitle: str, above: float) -> None:
         (title, above + 18, 13, "bold", INK),
     ):
         axes.annotate(
-            _name(text, _LONGEST_HEADLINE), xy=(0, 1), xycoords="axes fraction", xytext=(0, height),
+            _fitting(text, size, _WIDEST_HEADLINE), xy=(0, 1), xycoords="axes fraction", xytext=(0, height),
             textcoords="offset points", fontsize=size, fontweight=weight, color=colour, va="bottom", ha="left",
             annotation_clip=False,
         )  # fmt: skip
 
 
-def _name(text: str, longest: int) -> str:
-    """A name that leaves room for the plot."""
-    shown = plain(text)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+def _fitting(text: str, size: float, inches: float) -> str:
+    """As much of a name as leaves room for the plot; ``size`` in points, bold."""
+    shown, font = plain(text)[:300], FontProperties(size=size, weight="bold")
+    while shown and TextPath((0, 0), shown, prop=font).get_extents().width > inches * 72:
+        shown = shown[: int(len(shown) * 0.9) - 1] + "…" if len(shown) > 20 else ""
+    return shown
 
 
 def _top(highest: Any) -> float:
