@@ -51,7 +51,7 @@ def drift(
     """KL to the base weights on held-out prompts, exact at every token, with and without the evolved context."""
     from fastslow.measure.weights import drift_of_runs
 
-    _show(drift_of_runs(runs, n, problems, released, sets or [], _say), json)
+    _show(drift_of_runs(_folders(runs), n, problems, released, sets or [], _say), json)
 
 
 @app.command(epilog="Example: fastslow measure retention runs/demo/fst-seed0 --tasks gcd,letter_counting")
@@ -68,7 +68,7 @@ def retention(
     from fastslow.measure.weights import retention_of_runs
 
     names = [t.strip() for t in tasks.split(",") if t.strip()] if tasks else None
-    _show(retention_of_runs(runs, names, n, problems, released, sets or [], _say), json)
+    _show(retention_of_runs(_folders(runs), names, n, problems, released, sets or [], _say), json)
 
 
 @app.command(epilog="Example: fastslow measure plasticity runs/demo/fst-seed0 runs/demo/rl-seed0 --task products")
@@ -84,7 +84,7 @@ def plasticity(
     """Fresh RL on a second task from base and from each run: final accuracy and area under the curve."""
     from fastslow.measure.plasticity import plasticity_of_runs
 
-    _show(plasticity_of_runs(runs, task, out, steps, seeds, sets or [], _say), json)
+    _show(plasticity_of_runs(_folders(runs), task, out, steps, seeds, sets or [], _say), json)
 
 
 @app.command(epilog="Example: fastslow measure attribution runs/demo/fst-seed*")
@@ -92,7 +92,7 @@ def attribution(runs: Runs, n: Samples = 4, problems: Problems = None, sets: Set
     """Was it the weights or the context: four cells, effects, and reward variance inside groups."""
     from fastslow.measure.weights import attribution_of_runs
 
-    _show(attribution_of_runs(runs, n, problems, sets or [], _say), json)
+    _show(attribution_of_runs(_folders(runs), n, problems, sets or [], _say), json)
 
 
 @app.command(epilog="Example: fastslow measure fit runs/long/fst-seed* runs/long/rl-seed*")
@@ -104,7 +104,7 @@ def fit(
     """The 4-parameter sigmoid of each arm's curve: the asymptote A with its interval, or why there is none."""
     from fastslow.measure.curves import fit_of_runs
 
-    _show(fit_of_runs(runs, by.value), json)
+    _show(fit_of_runs(_folders(runs), by.value), json)
 
 
 @app.command(epilog="Example: fastslow measure efficiency runs/demo/fst-seed* runs/demo/rl-seed*")
@@ -112,7 +112,7 @@ def efficiency(runs: Runs, json: Json = None) -> None:
     """Problems and total rollouts that each arm needs to reach the best of the other."""
     from fastslow.measure.curves import efficiency_of_runs
 
-    _show(efficiency_of_runs(runs), json)
+    _show(efficiency_of_runs(_folders(runs)), json)
 
 
 @app.command(epilog="Example: fastslow measure collapse runs/demo/*-seed0")
@@ -120,7 +120,7 @@ def collapse(runs: Runs, json: Json = None) -> None:
     """Entropy and the share of the most common reply, with a warning where a policy gives one answer to all."""
     from fastslow.measure.curves import collapse_of_runs
 
-    _show(collapse_of_runs(runs), json)
+    _show(collapse_of_runs(_folders(runs)), json)
 
 
 def _show(found: Measured, json: Path | None) -> None:
@@ -135,6 +135,11 @@ def _show(found: Measured, json: Path | None) -> None:
     if json is not None:
         found.write(json)
         console.print(f"Numbers: {for_terminal(str(json))}")
+
+
+def _folders(paths: list[Path]) -> list[Path]:
+    """``runs/demo/*`` also finds plots and tables."""
+    return [p for p in paths if not p.is_file()] or paths
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ from fastslow.measure.curves import efficiency_of_runs, fit_of_runs
 from fastslow.measure.plasticity import plasticity_of_runs
 from fastslow.measure.sources import open_run, sample_problems
 from fastslow.measure.weights import attribution_of_runs, retention_of_runs
+from fastslow.report.tables import compare_markdown
 from fastslow.runs.directory import RunDirectory
 from fastslow.tasks.registry import build_task
 
@@ -163,6 +164,19 @@ def test_efficiency_fit_and_collapse_read_curves_alone(tmp_path, measure):
     assert found["fits"][0]["by"] == "problems"
     out, found = measure("collapse", *runs[:1])
     assert found["collapse"][0]["collapsed"] is False and found["collapse"][0]["constant_share"] > 0
+
+
+def test_a_comparison_warns_of_a_collapse(tmp_path):
+    collapsed_run, other = make_run(tmp_path / "c", "rl", 0, steps=6), make_run(tmp_path / "f", "fst", 0, steps=6)
+    path = collapsed_run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line |= {"majority_answer_share": 0.9, "constant_answer_share": 0.1} if line["kind"] == "evaluation" else {}
+        line |= {"entropy": 0.01} if line["kind"] == "slow" else {}
+    assert "Collapsed" not in compare_markdown([collapsed_run, other])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = compare_markdown([collapsed_run, other])
+    assert "Collapsed onto one reply: RL (collapsed: one reply is 90% of all" in said and "FST (collapsed" not in said
 
 
 def test_curves_of_one_arm_are_no_comparison(tmp_path):

@@ -68,6 +68,7 @@ def probe_config(config: RunConfig, task: str, steps: int | None, overrides: Seq
     data = config.model_dump(mode="json")
     data |= {"task": chosen, "method": "rl", "name": "probe", "max_rollouts": None, "checkpoint_every": 0}
     data["model"]["init_from"] = None
+    data.pop("engine", None)  # probes are trained here, on the local engine
     if steps is not None:
         data["steps"] = steps
     probe = override_config(parse_config(data, where="--task"), overrides)

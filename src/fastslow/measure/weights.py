@@ -194,9 +194,9 @@ def retention_of_runs(
             starts.append(before[key])
             ends.append(_snapshot(run.trained_policy(), run.config, suite, n))
         found = compare_snapshots(starts, ends)
-        rows += [_retention_row(label, r) for r in found]
+        rows += [_retention_row(label, r, n) for r in found]
         data += [{"arm": label, **asdict(r)} for r in found]
-    header = ["arm", "task", "measure", "n", "seeds", "before", "after", "difference", "95% interval"]
+    header = ["arm", "task", "measure", "problems", "n", "seeds", "before", "after", "difference", "95% interval"]
     notes = (
         "Log-likelihood: nats per token, of gold answers and of plain English. No evolved context, no trained task.",
     )
@@ -220,6 +220,7 @@ def _snapshot(policy: Policy, config: RunConfig, suite: dict[str, Task], n: int)
     return found
 
 
-def _retention_row(label: str, r: Retained) -> list[str]:
+def _retention_row(label: str, r: Retained, n: int) -> list[str]:
     values = [f"{r.before:.3f}", f"{r.after:.3f}", *difference(r.difference)]
-    return [label, r.task, r.measure, str(r.n), str(r.seeds), *values]
+    samples = str(n) if r.measure == "accuracy" else ""
+    return [label, r.task, r.measure, str(r.n), samples, str(r.seeds), *values]
