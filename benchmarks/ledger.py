@@ -49,7 +49,7 @@ class Clock:
 def share_of_a_run(overrides: list[str]) -> list[list[str]]:
     from fastslow.engines.local import train
 
-    settings = load_config(config_dir() / "demo.yaml", ["steps=4", "fast.every=2", "evaluation.every=2", *overrides])
+    settings = load_config(config_dir() / "demo.yaml", ["steps=2", "fast.every=2", "evaluation.every=2", *overrides])
     with tempfile.TemporaryDirectory() as folder:
         clock, started = Clock(), time.perf_counter()
         train(settings, Path(folder) / "run")
