@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastslow.cli_lab import register as register_lab
 from fastslow.cli_ledger import register as register_ledger
 from fastslow.cli_measure import app as measure_app
 from fastslow.errors import FastslowError
@@ -222,6 +223,7 @@ def models() -> None:
 
 
 register_ledger(app)
+register_lab(app)
 
 
 def _arms(text: str) -> list[str]:
