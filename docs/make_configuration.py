@@ -22,8 +22,9 @@ HEADER = """\
 
 <!-- Written by docs/make_configuration.py from the config's own fields; run `make docs` after changing one. -->
 
-A run is one YAML file. Every key has a default except `task`; an unknown key is an error that names the nearest known
-one. Any key can be overridden on the command line by its dotted path:
+A run is one YAML file. Every key has a default except `task` (or, for several tasks in one run, `schedule`); an
+unknown key is an error that names the nearest known one. Any key can be overridden on the command line by
+its dotted path:
 
 ```
 fastslow train configs/demo.yaml --set slow.lr=2e-5 --set fast.population=2

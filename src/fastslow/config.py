@@ -9,18 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Method = Literal["fst", "rl", "gepa"]
+from fastslow.config_tasks import (  # noqa: F401 - the tasks' settings are part of this tree, and imported from here
+    ConventionConfig,
+    FileTask,
+    Frozen,
+    ReasoningGymTask,
+    SeedContextConfig,
+    Stage,
+    TaskConfig,
+    typed_task,
+)
+
+Method = Literal["fst", "rl", "gepa", "fst-distill"]
 LossName = Literal["cispo", "grpo", "dapo", "dr_grpo", "gspo"]
 EMBEDDED_MODEL = "smollm2-135m"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LoraConfig(_Frozen):
+class LoraConfig(Frozen):
     """Low-rank adapters through ``peft`` instead of full fine-tuning."""
 
     rank: int = Field(16, ge=1, description="rank of the adapters")
@@ -28,7 +35,7 @@ class LoraConfig(_Frozen):
     targets: list[str] | Literal["all-linear"] = Field("all-linear", description="names of the modules that get one")
 
 
-class PromptConfig(_Frozen):
+class PromptConfig(Frozen):
     """Where a context's components go. ``auto`` is decided by the model (see ``policy/prompts.py``).
 
     ``style: text`` writes ``Question: …`` / ``Answer:`` lines; ``chat`` uses the tokenizer's chat template.
@@ -44,7 +51,7 @@ class PromptConfig(_Frozen):
     )
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(Frozen):
     """The policy. ``name`` is ``smollm2-135m`` (embedded), a local folder, a local ``.gguf`` or a hub id."""
 
     name: str = Field(EMBEDDED_MODEL, description="the embedded model, a local folder, a local .gguf or a hub id")
@@ -64,79 +71,7 @@ class ModelConfig(_Frozen):
     prompt: PromptConfig = PromptConfig()
 
 
-class ConventionConfig(_Frozen):
-    """A hidden reporting convention that only the feedback reveals (see ``tasks/conventions.py``)."""
-
-    kind: str = Field(description="which convention, by name")
-    seed: int = Field(0, description="seed of the convention's own choices")
-
-
-class SeedContextConfig(_Frozen):
-    """The context every method starts from. Task-agnostic and empty by default."""
-
-    instructions: str = Field("", description="what to do, in words")
-    examples: str = Field("", description="worked examples under '### Question' and '### Answer' headings")
-
-
-class _TaskBase(_Frozen):
-    name: str = Field("", description="how the task is called in logs and reports")
-    train_size: int = Field(512, ge=1, description="training problems")
-    val_size: int = Field(64, ge=1, description="validation problems; never shown to contexts or gradients")
-    seed: int = Field(0, description="seed of the data and of its split; apart from the run's seed")
-    seed_context: SeedContextConfig = SeedContextConfig()
-    convention: ConventionConfig | None = Field(None, description="a hidden reporting convention over the answers")
-    score_timeout: float = Field(10.0, gt=0, description="seconds one scoring call may take")
-    reward_range: tuple[float, float] = Field(
-        (0.0, 1.0), description="lowest and highest reward of the scorer; one outside counts as the scorer's failure"
-    )
-
-    @model_validator(mode="after")
-    def _solved_is_in_range(self) -> _TaskBase:
-        low, high = self.reward_range
-        if not low < 1 <= high:
-            raise ValueError(
-                f"reward_range goes from the lowest reward to the highest, with 1 (solved) inside: {low:g}, {high:g}"
-            )
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _convention_by_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("convention"), str):
-            data = {**data, "convention": {"kind": data["convention"]}}
-        return data
-
-
-class ReasoningGymTask(_TaskBase):
-    """Any Reasoning Gym dataset by name, with its own config."""
-
-    type: Literal["reasoning_gym"] = "reasoning_gym"
-    name: str = Field(description="the dataset's name")
-    level: Literal["small", "default"] = Field("small", description="small: sizes a 135M model can be taught")
-    config: dict[str, Any] = Field(default_factory=dict, description="the dataset's own settings, over the level's")
-    reward: Literal["exact", "graded"] = Field(
-        "exact", description="exact: 1 if solved, else 0; graded: partial credit"
-    )
-
-
-class FileTask(_TaskBase):
-    """Your own JSONL, CSV or Parquet file, or a hub dataset, with a scorer."""
-
-    type: Literal["file"] = "file"
-    path: str = Field(description="a .jsonl, .csv or .parquet file, or hub:<owner/name>")
-    split: str = Field("train", description="hub split to read")
-    subset: str | None = Field(None, description="hub config name")
-    val_path: str | None = Field(None, description="a file of its own for validation; default: split off")
-    question: str = Field("question", description="column with the question (text, or a list of chat messages)")
-    answer: str | None = Field("answer", description="column with the gold answer; null if only the scorer knows")
-    scorer: str = Field("exact", description="exact | numeric | math-verify | choice | module:function")
-    check_gold: bool = Field(True, description="the gold answers of a sample must score 1 on start")
-
-
-TaskConfig = Annotated[ReasoningGymTask | FileTask, Field(discriminator="type")]
-
-
-class SamplingConfig(_Frozen):
+class SamplingConfig(Frozen):
     """How completions are drawn."""
 
     temperature: float = Field(1.0, ge=0, description="0 is greedy (evaluation only)")
@@ -145,14 +80,14 @@ class SamplingConfig(_Frozen):
     batch_size: int = Field(64, ge=1, description="rows decoded at once")
 
 
-class FeedbackReflector(_Frozen):
+class FeedbackReflector(Frozen):
     """No LLM: composes advice found in feedback and worked examples from training problems, prunes, crosses."""
 
     type: Literal["feedback"] = "feedback"
     max_examples: int = Field(4, ge=0, description="worked examples a context may hold")
 
 
-class EndpointReflector(_Frozen):
+class EndpointReflector(Frozen):
     """Any OpenAI-compatible server. The key is read from the environment variable ``api_key_env``."""
 
     type: Literal["endpoint"] = "endpoint"
@@ -167,7 +102,7 @@ class EndpointReflector(_Frozen):
     max_total_tokens: int | None = Field(None, ge=1, description="spending cap: tokens in the whole run")
 
 
-class PolicyReflector(_Frozen):
+class PolicyReflector(Frozen):
     """The model reflects on itself."""
 
     type: Literal["policy"] = "policy"
@@ -178,7 +113,7 @@ class PolicyReflector(_Frozen):
 ReflectorConfig = Annotated[FeedbackReflector | EndpointReflector | PolicyReflector, Field(discriminator="type")]
 
 
-class FastConfig(_Frozen):
+class FastConfig(Frozen):
     """The fast phase: a population of contexts, evolved by GEPA every ``every`` slow steps (arXiv 2605.12484)."""
 
     optimizer: Literal["gepa"] = Field("gepa", description="who evolves the contexts")
@@ -211,14 +146,14 @@ class FastConfig(_Frozen):
         return data
 
 
-class SlowConfig(_Frozen):
+class SlowConfig(Frozen):
     """The slow phase: RL on the weights with group advantages across contexts."""
 
     loss: LossName = Field("cispo", description="the policy-gradient loss")
     cap: float = Field(4.0, gt=0, description="CISPO: cap τ of the importance weight")
     clip_low: float = Field(0.2, gt=0, lt=1, description="GRPO family: 1 - lower clip of the ratio")
     clip_high: float = Field(0.2, gt=0, description="GRPO family: upper clip of the ratio - 1 (DAPO: 0.28)")
-    kl: float = Field(0.001, ge=0, description="coefficient of KL(π_θ ‖ π_base) in the loss; 0 skips the reference")
+    kl: float = Field(0.001, ge=0, description="coefficient of KL(π_θ ‖ π_base) in the RL loss; 0 skips the reference")
     group_size: int = Field(8, ge=2, description="G rollouts per problem")
     problems_per_step: int = Field(8, ge=1, description="problems of one batch")
     lr: float = Field(1e-5, gt=0, description="AdamW learning rate after warm-up")
@@ -240,7 +175,7 @@ class SlowConfig(_Frozen):
     )
 
 
-class TrlConfig(_Frozen):
+class TrlConfig(Frozen):
     """``engine: trl``: the slow phase on TRL's GRPOTrainer. How many processes, and DDP, FSDP or DeepSpeed, is for
     ``accelerate launch`` to say (see docs/scaling.md)."""
 
@@ -257,7 +192,7 @@ class TrlConfig(_Frozen):
     )
 
 
-class EvaluationConfig(_Frozen):
+class EvaluationConfig(Frozen):
     """When and on how much the run is measured."""
 
     every: int = Field(6, ge=0, description="slow steps between evaluations; 0: only first and last")
@@ -265,11 +200,15 @@ class EvaluationConfig(_Frozen):
     problems: int | None = Field(None, ge=1, description="validation problems used; default: all")
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """A whole run. See ``configs/demo.yaml`` for one with every common key."""
 
     name: str = Field("run", description="the run's folder, if no other is given")
-    method: Method = Field("fst", description="fst: both channels; rl: weights alone; gepa: contexts alone")
+    method: Method = Field(
+        "fst",
+        description="fst: both channels; rl: weights alone; gepa: contexts alone; fst-distill: as fst, but the weights "
+        "learn from the policy under its contexts instead of from reward",
+    )
     seed: int = Field(0, description="root of every random stream of the run but the data's")
     steps: int = Field(24, ge=1, description="slow steps (for method gepa: cycles x T)")
     max_rollouts: int | None = Field(None, ge=1, description="stop once fast + slow rollouts reach this")
@@ -277,6 +216,11 @@ class RunConfig(_Frozen):
         "local", description="local: one process; trl: TRL, on many devices (method gepa, without weights, is local)"
     )
     model: ModelConfig = ModelConfig()
+    schedule: list[Stage] | None = Field(
+        None,
+        min_length=1,
+        description="several tasks one after the other in one run, in place of task and steps: a list of {task, steps}",
+    )
     task: TaskConfig
     sampling: SamplingConfig = SamplingConfig()
     fast: FastConfig = FastConfig()
@@ -289,28 +233,55 @@ class RunConfig(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _task_defaults(cls, data: Any) -> Any:
-        task = data.get("task") if isinstance(data, dict) else None
-        if isinstance(task, str):
-            data = {**data, "task": {"type": "reasoning_gym", "name": task}}
-        elif isinstance(task, dict) and "type" not in task:
-            data = {**data, "task": {"type": "file" if "path" in task else "reasoning_gym", **task}}
-        return data
+        """With a schedule ``task`` is the first stage's and ``steps`` the sum, so that what reads them has them."""
+        data = typed_task(data)
+        stages = data.get("schedule") if isinstance(data, dict) else None
+        if isinstance(stages, list) and stages and all(isinstance(s, dict) for s in stages):
+            steps = [s.get("steps") for s in stages]
+            if "task" in stages[0]:
+                data = {"task": stages[0]["task"], **data}
+            if all(isinstance(n, int) for n in steps):
+                data = {"steps": sum(steps), **data}
+        return typed_task(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.method == "fst" and self.slow.group_size % self.fast.population:
+        if self.population_trains and self.slow.group_size % self.fast.population:
             raise ValueError(
                 f"fast.population (K = {self.fast.population}) must divide slow.group_size "
                 f"(G = {self.slow.group_size}); try K = {_largest_divisor(self.slow.group_size, self.fast.population)}"
             )
         if self.sampling.temperature == 0 and self.method != "gepa":
             raise ValueError("sampling.temperature must be above 0 to train: greedy rollouts of a group are all alike")
+        if self.method == "fst-distill" and self.engine == "trl":
+            raise ValueError("method: fst-distill is trained by engine: local alone")
+        if self.schedule:
+            _check_schedule(self, self.schedule)
         return self
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The schedule; a run of one task is one stage."""
+        return self.schedule or [Stage(task=self.task, steps=self.steps)]
+
+    @property
+    def tasks(self) -> list[TaskConfig]:
+        """The different tasks of the run, in order of their first stage."""
+        found: list[TaskConfig] = []
+        for stage in self.stages:
+            if stage.task not in found:
+                found.append(stage.task)
+        return found
 
     @property
     def contexts_in_use(self) -> int:
         """K of the slow phase: RL alone has one context, the seed."""
-        return self.fast.population if self.method == "fst" else 1
+        return self.fast.population if self.population_trains else 1
+
+    @property
+    def population_trains(self) -> bool:
+        """Whether slow rollouts are split over the population: both channels learn."""
+        return self.method in ("fst", "fst-distill")
 
     @property
     def lookahead(self) -> int:
@@ -320,9 +291,28 @@ class RunConfig(_Frozen):
     @property
     def fast_budget(self) -> int:
         """Metric calls of one fast phase (0 for RL alone)."""
+        return self.fast_budget_of(self.fast.every)
+
+    def fast_budget_of(self, batches: int) -> int:
+        """Metric calls of a fast phase that looks ``batches`` ahead: fewer than T where a stage ends before."""
         if self.method == "rl":
             return 0
-        return self.fast.budget or max(1, round(self.fast.passes * self.lookahead))
+        return self.fast.budget or max(1, round(self.fast.passes * batches * self.slow.problems_per_step))
+
+
+def _check_schedule(config: RunConfig, stages: list[Stage]) -> None:
+    if config.task != stages[0].task:
+        raise ValueError("task: leave it out beside a schedule, whose stages name their tasks")
+    if config.steps != sum(stage.steps for stage in stages):
+        raise ValueError(f"steps: leave it out beside a schedule, whose stages have {sum(s.steps for s in stages)}")
+    if config.engine == "trl":
+        raise ValueError("schedule: run by engine: local alone")
+    for number, stage in enumerate(stages):
+        if stage.task.seed_context != stages[0].task.seed_context:
+            raise ValueError(
+                f"schedule: stage {number + 1} has another task.seed_context than the first; a run starts from one "
+                "context, which says nothing of a single task"
+            )
 
 
 def _largest_divisor(number: int, at_most: int) -> int:

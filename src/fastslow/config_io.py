@@ -50,6 +50,8 @@ def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
     """``config`` with ``a.b=c`` overrides; raises :class:`ConfigError` with one line."""
     data = config.model_dump(mode="json")
     for override in overrides:
+        if override.startswith("task.") and data["schedule"]:
+            data["schedule"] = None  # a finished run, looked at on one task
         _apply_override(data, override)
     return parse_config(data, where="--set")
 
@@ -93,8 +95,10 @@ def _number(text: str) -> Any:
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    for section, keys in (("task", ("path", "val_path")), ("model", ("init_from",))):
-        values = data.get(section)
+    stages = data.get("schedule")
+    tasks = [s.get("task") for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
+    sections = [(data.get("model"), ("init_from",)), *((t, ("path", "val_path")) for t in (data.get("task"), *tasks))]
+    for values, keys in sections:
         if not isinstance(values, dict):
             continue
         for key in keys:
@@ -129,6 +133,8 @@ def _known_keys(path: list[str], loc: tuple[Any, ...]) -> list[str]:
     """Field names of the section at ``path``, for the hint at a misspelt key."""
     model: type[BaseModel] | None = RunConfig
     for i, part in enumerate(path):
+        if part.isdigit():  # a stage of the schedule
+            continue
         annotation = model.model_fields[part].annotation if model and part in model.model_fields else None
         model = _model_of(annotation, loc[i + 1 :])
     return sorted(model.model_fields) if model else []
@@ -142,4 +148,5 @@ def _model_of(annotation: Any, tags: tuple[Any, ...]) -> type[BaseModel] | None:
         kind = option.model_fields.get("type")
         if kind is not None and kind.default in tags:
             return option
-    return options[0] if options else None
+    inside = next((a for a in getattr(annotation, "__args__", ()) if hasattr(a, "__args__")), None)  # a list's items
+    return options[0] if options else _model_of(inside, tags) if inside else None

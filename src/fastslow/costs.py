@@ -154,7 +154,7 @@ def fixed_bytes(config: RunConfig, facts: ModelFacts, sampling_width: int = 4) -
 
 def keeps_base(config: RunConfig) -> bool:
     """A second copy of the weights during training; adapters are switched off instead."""
-    return config.method != "gepa" and config.slow.kl > 0 and config.model.lora is None
+    return config.method in ("fst", "rl") and config.slow.kl > 0 and config.model.lora is None
 
 
 def cache_bytes(config: RunConfig, facts: ModelFacts, rows: float, prompt_tokens: float, width: int = 4) -> float:

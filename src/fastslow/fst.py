@@ -5,7 +5,9 @@
                                      across contexts; CISPO moves θ
     every few steps:                 evaluate on validation problems, which reach no context, reflector or gradient
 
-``method: rl`` is the same loop with the seed context alone and no fast phase; ``gepa`` has no slow phase.
+``method: rl`` is the same loop with the seed context alone and no fast phase; ``gepa`` has no slow phase;
+``fst-distill`` has another learner. In a schedule the task changes at a step, and nothing else does: weights,
+population and counters go on, and a cycle begins.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from fastslow.config import RunConfig
 from fastslow.errors import RunError
-from fastslow.evaluation.accuracy import Accuracy, measure_accuracy
+from fastslow.evaluation.accuracy import Accuracy, accuracy_pair, measure_accuracy
 from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.fast.population import Population
 from fastslow.policy.base import Sampler
@@ -28,6 +30,7 @@ from fastslow.seeds import derive_seed
 from fastslow.slow.base import SlowLearner
 from fastslow.staleness import require_current
 from fastslow.tasks.base import Task
+from fastslow.tasks.schedule import StageTask, stage_at, stages_of
 from fastslow.types import Completion, Context, Group, Phase, Problem, Request, Rollout, group_rollouts
 
 
@@ -48,6 +51,7 @@ class FastSlowTraining:
         self.sampler, self.learner, self.optimizer = sampler, learner, optimizer
         self.recorder = recorder
         self.state = state or RunState(population=Population((task.seed_context,)))
+        self.stages = stages_of(task)
 
     def run(self) -> RunState:
         """Train to the end of the config (or of its rollout budget), from wherever ``state`` stands."""
@@ -58,10 +62,11 @@ class FastSlowTraining:
             self.recorder.boundary(self, save=self.done())
             if self.done():
                 return self.state
-            if self.optimizer is not None and self.state.step % self.config.fast.every == 0:
-                self.fast_phase()
+            stage = stage_at(self.stages, self.state.step)
+            if self.optimizer is not None and (self.state.step - stage.start) % self.config.fast.every == 0:
+                self.fast_phase(stage)
             if self.config.method == "gepa":
-                self.state.step += self.config.fast.every
+                self.state.step += self._batches_ahead(stage)
             else:
                 self.slow_step()
             self.recorder.note(self)
@@ -75,18 +80,22 @@ class FastSlowTraining:
         return self.config.max_rollouts - self.state.training_rollouts < max(1, self._slow_spend)
 
     def evaluation_due(self) -> bool:
-        """At the start, every ``evaluation.every`` steps and at the end, once each."""
+        """At the start, every ``evaluation.every`` steps, at a stage's end and at the run's, once each."""
         state, every = self.state, self.config.evaluation.every
         if state.evaluations and state.evaluations[-1]["step"] == state.step:
             return False
-        return state.step == 0 or self.done() or bool(every and state.step % every == 0)
+        switch = any(state.step == stage.start for stage in self.stages)  # the first stage's is the run's start
+        return switch or self.done() or bool(every and state.step % every == 0)
 
-    def fast_phase(self) -> None:
-        """Evolve Φ on the lookahead, the problems of the next T batches, under the current weights."""
+    def fast_phase(self, stage: StageTask) -> None:
+        """Evolve Φ on the lookahead, the problems of the stage's next T batches, under the current weights.
+
+        At a switch the old population is where the search starts, and it is scored anew, on the new task.
+        """
         assert self.optimizer is not None
         state, started = self.state, time.perf_counter()
-        cycle = state.step // self.config.fast.every
-        ahead = [p for t in range(self.config.fast.every) for p in self.batch(state.step + t)]
+        cycle, batches = self.cycle_at(state.step), self._batches_ahead(stage)
+        ahead = [p for t in range(batches) for p in self.batch(state.step + t)]
         lookahead = list({p.id: p for p in ahead}.values())
         calls = 0
 
@@ -99,7 +108,7 @@ class FastSlowTraining:
             calls += len(requests)
             return self.rollouts("fast", requests)
 
-        budget = self.config.fast_budget
+        budget = self.config.fast_budget_of(batches)
         if self.config.max_rollouts is not None:
             budget = min(budget, self.config.max_rollouts - state.training_rollouts - self._slow_spend)
         if budget < 1:
@@ -136,35 +145,43 @@ class FastSlowTraining:
         self._record_slow(groups, metrics, sampled - started, time.perf_counter() - started)
 
     def evaluate(self) -> None:
-        """Validation accuracy under the seed context and under the best evolved one, chosen on training problems."""
-        state, started = self.state, time.perf_counter()
-        problems = self.task.val[: self.config.evaluation.problems]
-        seed_context = self.measure(self.task.seed_context, problems)
-        evolved = self.measure(state.population.best, problems)
-        state.seconds["evaluation"] += time.perf_counter() - started
-        state.evaluations.append(
-            {
-                "step": state.step,
-                "problems": state.problems,
-                "rollouts": dict(state.rollouts),
-                "accuracy": {"seed_context": seed_context.mean, "evolved_context": evolved.mean},
-                "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
-                "majority_answer_share": evolved.majority_answer_share,
-            }
-        )
-        self.recorder.evaluation(self, seed_context, evolved)
+        """Validation accuracy under the seed context and under the best evolved one, chosen on training problems.
 
-    def measure(self, context: Context, problems: Sequence[Problem]) -> Accuracy:
+        In a schedule every stage's task is measured each time; the run's own number is that of the stage just trained.
+        """
+        state, started = self.state, time.perf_counter()
+        now = stage_at(self.stages, max(0, state.step - 1))
+        found = {
+            stage.name: (self.measure(self.task.seed_context, stage), self.measure(state.population.best, stage))
+            for stage in self.stages
+        }
+        seed_context, evolved = found[now.name]
+        state.seconds["evaluation"] += time.perf_counter() - started
+        entry = {"step": state.step, "problems": state.problems, "rollouts": dict(state.rollouts)}
+        entry |= accuracy_pair(seed_context, evolved)
+        entry["majority_answer_share"] = evolved.majority_answer_share
+        if len(self.stages) > 1:
+            entry |= {"stage": now.name, "stages": {name: accuracy_pair(*pair) for name, pair in found.items()}}
+        state.evaluations.append(entry)
+        stages = (now.name, found) if len(self.stages) > 1 else ()
+        self.recorder.evaluation(self, seed_context, evolved, *stages)
+
+    def measure(self, context: Context, stage: StageTask) -> Accuracy:
         """mean@n accuracy of a context. The same weights and context give the same numbers, so they are kept."""
         state, step = self.state, self.sampler.weights_step
         if state.measured_step != step:
             state.measured, state.measured_step = {}, step
-        if context.id not in state.measured:
-            n = self.config.evaluation.n
+        key = f"{stage.task}/{context.id}" if stage.task else context.id
+        if key not in state.measured:
+            n, problems = self.config.evaluation.n, self.validation(stage)
             requests = [Request(context, p, n, self.seed("evaluation", p.id)) for p in problems]
             accuracy = measure_accuracy(self.rollouts("evaluation", requests), seed=self.config.seed)
-            state.measured[context.id] = accuracy.to_dict()
-        return Accuracy.from_dict(state.measured[context.id])
+            state.measured[key] = accuracy.to_dict()
+        return Accuracy.from_dict(state.measured[key])
+
+    def validation(self, stage: StageTask) -> Sequence[Problem]:
+        """The stage's validation problems that evaluations use."""
+        return stage.val[: self.config.evaluation.problems]
 
     def held_out_rollouts(self, context: Context, problems: Sequence[Problem]) -> list[Rollout]:
         """One scored rollout per validation problem, outside of the run's counts: for measurements after the run."""
@@ -197,21 +214,33 @@ class FastSlowTraining:
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of slow step ``step``: a pure function of it, so the data position needs no saving."""
-        size = self._batch_size
-        per_epoch = len(self.task.train) // size
-        epoch, index = divmod(step, per_epoch)
-        order = list(range(len(self.task.train)))
-        random.Random(self.seed("data", epoch)).shuffle(order)
-        return [self.task.train[i] for i in order[index * size : (index + 1) * size]]
+        stage = stage_at(self.stages, step)
+        size = self._batch_size(stage)
+        epoch, index = divmod(step - stage.start, len(stage.train) // size)
+        order = list(range(len(stage.train)))
+        path = ("data", stage.number, epoch) if stage.number else ("data", epoch)
+        random.Random(self.seed(*path)).shuffle(order)
+        return [stage.train[i] for i in order[index * size : (index + 1) * size]]
 
-    @property
-    def _batch_size(self) -> int:
-        return min(self.config.slow.problems_per_step, len(self.task.train))
+    def cycle_at(self, step: int) -> int:
+        """The number of the cycle that ``step`` is in; every stage begins one."""
+        every, stage = self.config.fast.every, stage_at(self.stages, step)
+        before = sum(-(-(s.end - s.start) // every) for s in self.stages[: stage.number] if s.end is not None)
+        return before + (step - stage.start) // every
+
+    def _batches_ahead(self, stage: StageTask) -> int:
+        """T, or fewer where the stage ends before; a run's own end may move, so the last stage has none."""
+        left = self.config.fast.every if stage.end is None else stage.end - self.state.step
+        return min(self.config.fast.every, left)
+
+    def _batch_size(self, stage: StageTask) -> int:
+        return min(self.config.slow.problems_per_step, len(stage.train))
 
     @property
     def _slow_spend(self) -> int:
         """Rollouts of one slow step."""
-        return 0 if self.config.method == "gepa" else self.config.slow.group_size * self._batch_size
+        stage = stage_at(self.stages, self.state.step)
+        return 0 if self.config.method == "gepa" else self.config.slow.group_size * self._batch_size(stage)
 
     def seed(self, *path: str | int) -> int:
         return derive_seed(self.config.seed, *path)

@@ -6,6 +6,7 @@ the low end supposes what is usual. Counts are upper bounds. Nothing is trained 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -80,11 +81,15 @@ def task_lengths(config: RunConfig, facts: ModelFacts) -> Lengths:
     """Lengths of the task's problems, by the model's own tokenizer where it lies on this machine."""
     from fastslow.tasks.registry import build_task
 
-    if getattr(config.task, "path", "").startswith("hub:"):
+    if any(getattr(task, "path", "").startswith("hub:") for task in config.tasks):
         return HUB_LENGTHS
-    task = config.task  # a part of it says enough: some datasets take minutes to generate in full
-    part = {"train_size": min(task.train_size, _PART), "val_size": min(task.val_size, _PART)}
-    return measure_lengths(build_task(task.model_copy(update=part), check=False), local_renderer(config, facts))
+    renderer, found = local_renderer(config, facts), []
+    for task in config.tasks:  # a part of it says enough: some datasets take minutes to generate in full
+        part = {"train_size": min(task.train_size, _PART), "val_size": min(task.val_size, _PART)}
+        found.append(measure_lengths(build_task(task.model_copy(update=part), check=False), renderer))
+    longest = max(found, key=lambda lengths: lengths.longest)
+    gold = tuple(tokens for lengths in found for tokens in lengths.gold)
+    return replace(longest, problem=max(lengths.problem for lengths in found), gold=gold)
 
 
 def local_renderer(config: RunConfig, facts: ModelFacts) -> PromptRenderer | None:
@@ -105,7 +110,7 @@ def make_plan(
     batch = config.slow.problems_per_step * config.slow.group_size
     if config.method == "rl" and config.max_rollouts is not None:
         steps = min(steps, config.max_rollouts // batch)
-    cycles = 0 if config.method == "rl" else math.ceil(steps / config.fast.every)
+    cycles = 0 if config.method == "rl" else sum(math.ceil(s.steps / config.fast.every) for s in config.stages)
     fast = cycles * config.fast_budget
     slow = 0 if config.method == "gepa" else steps * batch
     if config.max_rollouts is not None:
@@ -137,14 +142,16 @@ def _measurements(config: RunConfig, steps: int, cycles: int) -> int:
     seed context once; a run without contexts measures nothing else."""
     if config.method == "gepa":
         every = config.evaluation.every
-        return 1 + (math.ceil(cycles * config.fast.every / every) if every else 1)
-    evaluations = math.ceil(steps / (config.evaluation.every or steps)) if steps else 0
-    return 1 + evaluations * (1 if config.method == "rl" else 2)
+        return len(config.stages) + (math.ceil(cycles * config.fast.every / every) if every else 1)
+    every = config.evaluation.every
+    ends = list(itertools.accumulate(stage.steps for stage in config.stages))
+    due = {*(range(every, steps + 1, every) if every else ()), *(min(end, steps) for end in ends)} - {0}
+    return 1 + len(due) * (1 if config.method == "rl" else 2)
 
 
 def _validation_rollouts(config: RunConfig) -> int:
-    problems = min(config.evaluation.problems or config.task.val_size, config.task.val_size)
-    return problems * config.evaluation.n
+    sizes = [min(config.evaluation.problems or task.val_size, task.val_size) for task in config.tasks]
+    return sum(sizes) * config.evaluation.n
 
 
 def _cases(config: RunConfig, lengths: Lengths) -> tuple[_Case, _Case]:
@@ -218,7 +225,8 @@ def _training(config: RunConfig, facts: ModelFacts, problem: float, case: _Case,
     tokens, below, replies = _step_tokens(config, problem, case)
     parts = max(1, math.ceil(tokens / config.slow.token_budget))
     tokens += (parts - 1) * case.context  # a context split over micro-batches is computed in each
-    forwards = costs.TRAINED_FORWARDS + (1 if config.slow.kl > 0 else 0)
+    distills = config.method == "fst-distill"  # the teacher's forward stands where the reference model's would
+    forwards = costs.TRAINED_FORWARDS + (1 if config.slow.kl > 0 or distills else 0)
     context = case.context * below / max(1.0, tokens)
     time = forwards * parts * costs.prefill_seconds(facts, speed, tokens / parts, context)
     time += forwards * costs.head_seconds(facts, speed, replies)

@@ -49,7 +49,7 @@ class LiveProgress:
 
     def __init__(self, config: RunConfig, label: str) -> None:
         self.config, self.label = config, label
-        self._by_rollouts = config.max_rollouts is not None and config.method != "fst"
+        self._by_rollouts = config.max_rollouts is not None and not config.population_trains
         total = config.max_rollouts if self._by_rollouts else config.steps
         self._bar = Progress(
             TextColumn("{task.fields[label]}", markup=False),
@@ -101,8 +101,15 @@ def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
         return (
             f"validation after {state.training_rollouts} rollouts: {accuracy['evolved_context']:.2f} "
             f"[{low:.2f}, {high:.2f}] with the best context, {accuracy['seed_context']:.2f} with the seed context"
+            f"{_stages(values.get('stages') or {})}"
         )
     return ""
+
+
+def _stages(stages: Mapping[str, Any]) -> str:
+    """In a schedule: every task's accuracy under the best context."""
+    parts = [f"{name} {values['accuracy']['evolved_context']:.2f}" for name, values in stages.items()]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _failures(failures: Mapping[str, int]) -> str:

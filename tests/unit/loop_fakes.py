@@ -133,7 +133,7 @@ class NotedRecorder(Recorder):
     def slow(self, state, values, sampling, seconds) -> None:
         self.events.append(("slow", state.step, values))
 
-    def evaluation(self, loop, seed_context, evolved) -> None:
+    def evaluation(self, loop, seed_context, evolved, stage=None, stages=None) -> None:
         self.events.append(("evaluation", loop.state.step, seed_context, evolved))
 
     def of(self, kind: str) -> list[tuple]:

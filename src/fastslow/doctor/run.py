@@ -51,22 +51,24 @@ def _model(config: RunConfig, facts: ModelFacts) -> Iterator[Finding]:
 
 
 def _groups(config: RunConfig) -> Iterator[Finding]:
-    if config.method == "fst":  # that K divides G is the config's own check
+    if config.population_trains:  # that K divides G is the config's own check
         g, k = config.slow.group_size, config.fast.population
         yield ok("groups", f"G = {g} rollouts over K = {k} contexts: {g // k} under each")
 
 
 def _task(config: RunConfig) -> tuple[Task | None, Finding]:
-    from fastslow.tasks.registry import build_task
+    from fastslow.tasks.schedule import build_run_task
 
-    if getattr(config.task, "path", "").startswith("hub:"):
+    hub = [path for task in config.tasks if (path := getattr(task, "path", "")).startswith("hub:")]
+    if hub:
         mend = "loaded when the run starts, which needs the network once"
-        return None, warning("task", f"{config.task.path}: a hub dataset isn't read here", mend)
+        return None, warning("task", f"{hub[0]}: a hub dataset isn't read here", mend)
     try:
-        task = build_task(config.task)
+        task = build_run_task(config)
     except TaskError as error:
         return None, problem("task", str(error), "")
-    checked = "gold answers of a sample score 1" if getattr(config.task, "check_gold", True) else "gold not checked"
+    all_checked = all(getattr(t, "check_gold", True) for t in config.tasks)
+    checked = "gold answers of a sample score 1" if all_checked else "gold not checked"
     notes = "".join(f"; {note}" for note in task.notes)
     return task, ok("task", f"{task.name}: {len(task.train)} + {len(task.val)} problems, {checked}{notes}")
 

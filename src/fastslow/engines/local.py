@@ -26,8 +26,10 @@ from fastslow.runs.signals import Interrupted, Stopped, StopSignals
 from fastslow.runs.start import load_started_policy, pin_start
 from fastslow.runs.summary import RunSummary, build_summary
 from fastslow.seeds import derive_seed
+from fastslow.slow.distill import DistillLearner
 from fastslow.slow.learner import LocalLearner
-from fastslow.tasks.registry import build_task
+from fastslow.tasks.base import Task
+from fastslow.tasks.schedule import ScheduledTask, build_run_task
 from fastslow.tasks.scoring import SafeTask
 from fastslow.types import Context, Problem, Request
 
@@ -61,7 +63,7 @@ def _train(
         for note in (*task.notes, *checked.notes) if progress else ():
             progress.note(note)
         sampler = build_sampler(policy, config.sampling)
-        learner = LocalLearner(policy, config.slow, config.sampling.max_new_tokens, config.sampling.temperature)
+        learner = _learner(config, task, policy)
         recorder = Recorder(run, config.checkpoint_every, config.keep_checkpoints, progress, signals)
         try:
             state = recorder.resume(learner, reflector) if resume else None
@@ -94,9 +96,9 @@ def _train(
             recorder.close()
 
 
-def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None, Preflight]:
+def _parts(config: RunConfig) -> tuple[SafeTask | ScheduledTask, Policy, Reflector | None, Preflight]:
     """Everything that may be unusable; raises :class:`FastslowError` with one line."""
-    task = build_task(config.task)
+    task = build_run_task(config)
     refuse_leaks(task.seed_context, task.val)
     set_seed(derive_seed(config.seed, "global") % 2**32)  # new adapters, and scorers that draw
     policy = load_started_policy(config.model)
@@ -107,6 +109,18 @@ def _parts(config: RunConfig) -> tuple[SafeTask, Policy, Reflector | None, Prefl
         if hasattr(reflector, "check"):
             reflector.check()
     return task, policy, reflector, checked
+
+
+def _learner(config: RunConfig, task: Task, policy: Policy) -> LocalLearner:
+    new, temperature = config.sampling.max_new_tokens, config.sampling.temperature
+    if config.method != "fst-distill":
+        return LocalLearner(policy, config.slow, new, temperature)
+    problems = {p.id: p for p in task.train}
+
+    def student_prompt(problem_id: str) -> tuple[tuple[int, ...], int]:
+        return policy.renderer.render(task.seed_context, problems[problem_id])
+
+    return DistillLearner(policy, config.slow, new, temperature, student_prompt)
 
 
 def _with_saved_step(
@@ -127,7 +141,7 @@ def _drift(config: RunConfig, policy: Policy, loop: FastSlowTraining) -> dict[st
         return {"seed_context": 0.0, "evolved_context": 0.0}
     if config.model.lora is None:
         policy.attach_base(load_started_policy(config.model).causal_lm)
-    problems = loop.task.val[: config.evaluation.problems]
+    problems = list({p.id: p for stage in loop.stages for p in loop.validation(stage)}.values())
     contexts = {"seed_context": loop.task.seed_context, "evolved_context": loop.state.population.best}
     return {
         name: measure_drift(policy, loop.held_out_rollouts(context, problems)) for name, context in contexts.items()

@@ -36,6 +36,14 @@ class Accuracy:
         return cls(**{**data, "ci95": tuple(data["ci95"])})
 
 
+def accuracy_pair(seed_context: Accuracy, evolved: Accuracy) -> dict[str, Any]:
+    """Means and intervals of the two contexts that every evaluation measures, JSON-ready."""
+    return {
+        "accuracy": {"seed_context": seed_context.mean, "evolved_context": evolved.mean},
+        "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
+    }
+
+
 def measure_accuracy(rollouts: Sequence[Rollout], seed: int = 0) -> Accuracy:
     """Accuracy of rollouts of one context, n per problem; the interval is a bootstrap over problems."""
     if not rollouts:

@@ -66,7 +66,8 @@ def probe_config(config: RunConfig, task: str, steps: int | None, overrides: Seq
     path = Path(task)
     chosen = load_config(path).task.model_dump(mode="json") if path.suffix in (".yaml", ".yml") else task
     data = config.model_dump(mode="json")
-    data |= {"task": chosen, "method": "rl", "name": "probe", "max_rollouts": None, "checkpoint_every": 0}
+    data |= {"task": chosen, "schedule": None, "method": "rl", "name": "probe", "max_rollouts": None}
+    data["checkpoint_every"] = 0
     data["model"]["init_from"] = None
     data.pop("engine", None)  # probes are trained here, on the local engine
     if steps is not None:

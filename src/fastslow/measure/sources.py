@@ -47,7 +47,7 @@ class OpenRun:
 
     def mixture(self) -> tuple[Context, ...]:
         """The contexts of the population, each as often as the slow phase uses it."""
-        if self.config.method == "fst":
+        if self.config.population_trains:
             return self.population.in_use(self.config.contexts_in_use)
         return self.population.contexts
 

@@ -18,6 +18,8 @@ from fastslow.policy.tree_attention import attention_plan
 CHUNK_LOGITS = 24_000_000
 """Logits held at once (about 96 MB in float32); more tokens are taken in chunks and recomputed in backward."""
 
+Head = Tensor | Callable[[Tensor], Tensor]
+
 
 @contextmanager
 def sequence_logprobs(
@@ -34,26 +36,40 @@ def sequence_logprobs(
     the same attention plan. ``base`` takes the weights of π_base. Without ``context_gradient`` the contexts' keys and
     values are constants, taken from the policy's store: an approximation whose cost hardly grows with their length.
     """
-    hidden_of = policy.base_hidden if base else policy.hidden
+    head = output_head(policy, base=base)
+    with sequence_hidden(policy, sequences, base=base, context_gradient=context_gradient) as (hidden_TD, target_T, n):
+        yield *token_logprobs(hidden_TD, target_T, head, temperature), n
+
+
+def output_head(policy: Policy, *, base: bool = False) -> Head:
+    """The head's weight [V, d] where logits are nothing but hidden @ weight.T, else a function to logits."""
     head = policy.plain_head(base=base)
-    if head is None:
-        head = policy.base_head if base else policy.head
+    if head is not None:
+        return head
+    return policy.base_head if base else policy.head
+
+
+@contextmanager
+def sequence_hidden(
+    policy: Policy, sequences: Sequence[TokenSequence], *, base: bool = False, context_gradient: bool = True
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """(hidden states [T, d] that predict each completion token, those tokens [T], tokens computed).
+
+    The rules of :func:`sequence_logprobs` hold.
+    """
+    hidden_of = policy.base_hidden if base else policy.hidden
     if policy.shares_prefixes:
         stored = None
         if not (context_gradient or base):
             stored = policy.stored_contexts([s.prompt_ids[: s.shared] for s in sequences])
         tree = Tree(sequences, policy.device, stored)
         with attention_plan(tree):
-            hidden_TD = hidden_of(tree.input_ids, tree.position_ids)[tree.predict_T]
-            yield *token_logprobs(hidden_TD, tree.target_T, head, temperature), tree.tokens
+            yield hidden_of(tree.input_ids, tree.position_ids)[tree.predict_T], tree.target_T, tree.tokens
     else:
-        hidden_TD, target_T, computed = plain_hidden(policy, sequences, base=base)
-        yield *token_logprobs(hidden_TD, target_T, head, temperature), computed
+        yield plain_hidden(policy, sequences, base=base)
 
 
-def token_logprobs(
-    hidden_TD: Tensor, target_T: Tensor, head: Tensor | Callable[[Tensor], Tensor], temperature: float
-) -> tuple[Tensor, Tensor]:
+def token_logprobs(hidden_TD: Tensor, target_T: Tensor, head: Head, temperature: float) -> tuple[Tensor, Tensor]:
     """log π(target) [T] with gradient and entropy [T] without, chunked so that memory doesn't grow with T x V.
 
     ``head`` is the head's weight [V, d], or a function from hidden states to logits where there is more to it.

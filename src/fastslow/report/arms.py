@@ -15,10 +15,11 @@ from fastslow.errors import RunError
 from fastslow.evaluation.intervals import Interval, bootstrap_ci, hierarchical_ci
 from fastslow.runs.directory import RunDirectory, flatten
 from fastslow.runs.metrics import read_metrics
+from fastslow.runs.summary import task_title
 
 Which = Literal["evolved_context", "seed_context"]
 
-_ORDER = {"fst": 0, "rl": 1, "gepa": 2}
+_ORDER = {"fst": 0, "rl": 1, "gepa": 2, "fst-distill": 3}
 _NAMES = {"fst": "FST", "rl": "RL", "gepa": "GEPA", "fst-distill": "FST-distill"}
 _NEVER_AN_ARM = {
     *("seed", "name", "method", "task.seed", "checkpoint_every", "keep_checkpoints"),
@@ -173,6 +174,8 @@ def _key(value: Any) -> str:
 
 
 def _task_name(config: RunConfig) -> str:
+    if config.schedule:
+        return task_title(config)
     task = config.task
     name = task.name or Path(getattr(task, "path", "task")).stem
     return f"{name} ({task.convention.kind})" if task.convention else name

@@ -7,11 +7,12 @@ from rich.table import Table
 from fastslow.config import RunConfig
 from fastslow.planning import Plan, span
 from fastslow.report.text import for_terminal
+from fastslow.runs.summary import task_title
 
 
 def plan_table(config: RunConfig, plan: Plan) -> Table:
     """Counts, then ranges from the low end (what is usual) to the high end (no flat groups, full replies)."""
-    subject = config.task.name or "your data"
+    subject = task_title(config) or "your data"
     table = Table(title=for_terminal(f"{config.name}: {config.method} on {subject}"), show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right", no_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from fastslow.report.arms import Arm, Run, load_arms, load_run, subject
+from fastslow.report.arms import Arm, Run, load_arms, load_run, mean_accuracy, subject
 from fastslow.report.style import (
     FAINT,
     INK,
@@ -66,7 +67,10 @@ def plot_run(run: str | Path, out: str | Path) -> Path:
         heights = [3.0, 1.7, 1.2] if slow else [3.0]
         figure = Figure(figsize=(MEASURE, 1.0 + sum(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        _draw_accuracy(panels[0], record)
+        if record.config.schedule:
+            _draw_stages(panels, record)
+        else:
+            _draw_accuracy(panels[0], record)
         if slow:
             _draw_reward(panels[1], slow)
             _draw_flat(panels[2], slow)
@@ -163,6 +167,32 @@ def _draw_accuracy(axes: Axes, run: Run) -> None:
         )
     percent_axis(axes, _top([highest]))
     _panel_name(axes, "validation accuracy, 95% interval", pad=13)
+    _label_ends(axes, ends)
+
+
+def _draw_stages(panels: Sequence[Axes], run: Run) -> None:
+    """One line per task of a schedule, the seed context's dotted in the same colour, and a line where tasks switch."""
+    axes, highest, ends = panels[0], 0.0, []
+    lines = [line for line in run.evaluations if line.get("stages")]
+    names = list(lines[0]["stages"]) if lines else []
+    steps = [line["step"] for line in lines]
+    for name, colour in zip(names, colours(names), strict=True):
+        found = [mean_accuracy([line["stages"][name]], "evolved_context") for line in lines]
+        y, low, high = [m for m, _ in found], [c[0] for _, c in found], [c[1] for _, c in found]
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.plot(steps, y, color=colour, linewidth=2.2, marker="o", markersize=5, markeredgecolor="white", zorder=3)
+        seed = [line["stages"][name]["accuracy"]["seed_context"] for line in lines]
+        if seed != y:
+            axes.plot(steps, seed, color=colour, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=3)
+        highest = max(highest, *high, *seed)
+        label = f"{_fitting(name, 10, _WIDEST_LABEL / 2)}  {y[-1] * 100:.0f}%"
+        ends.append(_End(steps[-1], y[-1], label, colour, highest))
+    starts = list(accumulate((stage.steps for stage in run.config.schedule or ()), initial=0))
+    for panel in panels:
+        for switch in starts[1:-1]:
+            panel.axvline(switch, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    percent_axis(axes, _top([highest]))
+    _panel_name(axes, "validation accuracy per task, 95% interval; seed context dotted", pad=13)
     _label_ends(axes, ends)
 
 

@@ -8,11 +8,11 @@ and state disagree, so a signal waits there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastslow.config import RunConfig
-from fastslow.evaluation.accuracy import Accuracy
+from fastslow.evaluation.accuracy import Accuracy, accuracy_pair
 from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.runs.checkpoint import load_latest, save_checkpoint
 from fastslow.runs.directory import RunDirectory
@@ -36,6 +36,8 @@ class Training(Protocol):
     state: RunState
     learner: SlowLearner
     optimizer: FastOptimizer | None
+
+    def cycle_at(self, step: int) -> int: ...
 
 
 class Progress(Protocol):
@@ -68,7 +70,7 @@ class Recorder:
         self.metrics = MetricsWriter(run.metrics_path)
         self.ledger = Ledger(run.ledger_path)
         self._fates = Fates()
-        self._every = 1
+        self._cycle_at: Callable[[int], int] = int
         self._boundary: dict[str, Any] | None = None
         self.saved_step: int | None = None
         self.boundary_updates: int | None = None
@@ -80,7 +82,7 @@ class Recorder:
 
     def begin(self, loop: Training) -> None:
         """The loop starts, or goes on: a new ledger gets the seed context."""
-        self._every = loop.config.fast.every
+        self._cycle_at = loop.cycle_at
         if not self.ledger.position()["contexts"]:
             self.ledger.add_contexts(0, [Fate(loop.task.seed_context, "seed")])
         self._fates.start(loop.state.population)
@@ -161,7 +163,7 @@ class Recorder:
         self._stored = {k: n for k, n in self._stored.items() if k[1] == state.step}
         first = self._stored.get(key, 0)
         # A fast phase scores for the population to come; the state still holds the one before.
-        cycle = state.step // self._every if phase == "fast" else state.population.cycle
+        cycle = self._cycle_at(state.step) if phase == "fast" else state.population.cycle
         self.ledger.add_rollouts(phase, state.step, rollouts, cycle, first)
         self._stored[key] = first + len(rollouts)
         if self.progress:
@@ -203,28 +205,41 @@ class Recorder:
         if self.progress:
             self.progress.show("slow", state, line)
 
-    def evaluation(self, loop: Training, seed_context: Accuracy, evolved: Accuracy) -> None:
+    def evaluation(
+        self,
+        loop: Training,
+        seed_context: Accuracy,
+        evolved: Accuracy,
+        stage: str | None = None,
+        stages: Mapping[str, tuple[Accuracy, Accuracy]] | None = None,
+    ) -> None:
+        """``stage``: in a schedule, the one that the run's own numbers are of; ``stages``: all, (seed, evolved)."""
         state = loop.state
-        values = {
+        values: dict[str, Any] = {
             "rollouts": dict(state.rollouts),
             "problems": state.problems,
             "seconds": dict(state.seconds),
-            "accuracy": {
-                "seed_context": seed_context.mean,
-                "evolved_context": evolved.mean,
-                "ci95": {"seed_context": seed_context.ci95, "evolved_context": evolved.ci95},
-            },
+            **_measured(seed_context, evolved),
             "majority_answer_share": evolved.majority_answer_share,
-            "constant_answer_share": majority_share(loop.task.val[: loop.config.evaluation.problems]),
+            "constant_answer_share": majority_share([p for p in loop.task.val if p.id in evolved.per_problem]),
             "truncated_share": evolved.truncated_share,
-            "per_problem": {
-                "seed_context": list(seed_context.per_problem.values()),
-                "evolved_context": list(evolved.per_problem.values()),
-            },
         }
+        if stages:
+            values |= {"stage": stage, "stages": {name: _measured(*pair) for name, pair in stages.items()}}
         self.metrics.write("evaluation", state.step, values)
         if self.progress:
             self.progress.show("evaluation", state, values)
+
+
+def _measured(seed_context: Accuracy, evolved: Accuracy) -> dict[str, Any]:
+    pair = accuracy_pair(seed_context, evolved)
+    return {
+        "accuracy": {**pair["accuracy"], "ci95": pair["ci95"]},
+        "per_problem": {
+            "seed_context": list(seed_context.per_problem.values()),
+            "evolved_context": list(evolved.per_problem.values()),
+        },
+    }
 
 
 def _kind(reason: str) -> str:

@@ -13,6 +13,7 @@ from fastslow.config import RunConfig
 from fastslow.errors import RunError
 from fastslow.runs.files import read_json
 from fastslow.runs.versions import package_versions
+from fastslow.tasks.schedule import task_names
 
 
 class _Record(BaseModel):
@@ -89,13 +90,25 @@ class AccuracySummary(_Record):
     best: AccuracyPoint
 
 
+class StageSummary(AccuracySummary):
+    """A stage of a schedule: its task's accuracy over the whole run. ``end``: when its own training was over (the last
+    evaluation until then); ``final - end`` is what later stages took from it or gave to it. Steps are slow steps."""
+
+    name: str
+    start: int
+    steps: int
+    end: AccuracyPoint
+
+
 class RunSummary(_Record):
     """See the fields; ``majority_share`` is the share of the most common reply at the last evaluation."""
 
     method: str
     task: str
     model: str
-    init_from: str | None = Field(None, description="the checkpoint that the run started from; None: the model as it is")
+    init_from: str | None = Field(
+        None, description="the checkpoint that the run started from; None: the model as it is"
+    )
     seed: int
     steps: int = Field(description="slow steps done")
     problems: int = Field(description="training problems seen by slow steps")
@@ -103,6 +116,7 @@ class RunSummary(_Record):
     tokens: TokenCounts
     seconds: Seconds
     accuracy: AccuracySummary | None = Field(None, description="None until the first evaluation")
+    stages: list[StageSummary] = Field(default_factory=list, description="of a schedule, in order")
     drift: dict[str, float] = Field(
         default_factory=dict, description="KL to the base model, in nats per token, by name"
     )
@@ -147,7 +161,7 @@ def build_summary(
     reflection = sum(line.get("reflection_tokens") or 0 for line in by_kind["fast"])
     return RunSummary(
         method=config.method,
-        task=config.task.name or getattr(config.task, "path", ""),
+        task=task_title(config),
         model=config.model.name,
         init_from=config.model.init_from,
         seed=config.seed,
@@ -157,6 +171,7 @@ def build_summary(
         tokens=TokenCounts.model_validate({**counts.tokens, "reflection": reflection}),
         seconds=Seconds(**counts.seconds, total=sum(counts.seconds.values())),
         accuracy=summarise_accuracy(evaluations),
+        stages=summarise_stages(config, evaluations),
         drift=dict(drift or {}),
         majority_share=evaluations[-1].get("majority_answer_share") if evaluations else None,
         contexts_used=max(1, len(contexts)),
@@ -186,6 +201,34 @@ def summarise_accuracy(evaluations: Sequence[Mapping[str, Any]]) -> AccuracySumm
     if not points:
         return None
     return AccuracySummary(initial=points[0], final=points[-1], best=max(points, key=lambda p: p.evolved_context))
+
+
+def task_title(config: RunConfig) -> str:
+    """The task's name (or path), or those of all stages."""
+    if config.schedule:
+        names = task_names(config.tasks)
+        return " -> ".join(names[config.tasks.index(stage.task)] for stage in config.schedule)
+    return config.task.name or getattr(config.task, "path", "")
+
+
+def summarise_stages(config: RunConfig, evaluations: Sequence[Mapping[str, Any]]) -> list[StageSummary]:
+    """Each stage of a schedule, from the ``evaluation`` lines that measured all; empty for a run of one task."""
+    lines = [line for line in evaluations if line.get("stages")]
+    if not lines or not config.schedule:
+        return []
+    names, start, found = task_names(config.tasks), 0, []
+    for stage in config.schedule:
+        name = names[config.tasks.index(stage.task)]
+        points = [AccuracyPoint.from_line({**line, **line["stages"][name]}) for line in lines]
+        end = [p for p in points if p.step <= start + stage.steps][-1]
+        best = max(points, key=lambda p: p.evolved_context)
+        found.append(
+            StageSummary(
+                name=name, start=start, steps=stage.steps, initial=points[0], end=end, final=points[-1], best=best
+            )
+        )  # fmt: skip
+        start += stage.steps
+    return found
 
 
 def read_summary(path: str | Path) -> RunSummary:

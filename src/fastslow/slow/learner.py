@@ -72,18 +72,21 @@ class LocalLearner:
         self.optimizer.zero_grad(set_to_none=True)
         if self.config.context_gradient:  # sampling is over, and the update needs the memory
             self.policy.contexts.refresh(self.policy.weights_step, changed=True)
-        totals = self._backward(samples)
+        return {**metrics, **self._step(self._backward(samples))}
+
+    def _step(self, totals: dict[str, float]) -> dict[str, float]:
+        """Clip the gradient and take the optimizer's step, unless the guard skips it; returns more ``totals``."""
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.policy.trainable().values(), self.config.max_grad_norm))
         if self.guard.skips(totals["loss"], grad_norm):
             self.optimizer.zero_grad(set_to_none=True)
-            return {**metrics, **totals, "grad_norm": grad_norm, "skipped_steps": 1.0}
+            return {**totals, "grad_norm": grad_norm, "skipped_steps": 1.0}
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self.policy.weights_step += 1
-        return {**metrics, **totals, "grad_norm": grad_norm}
+        return {**totals, "grad_norm": grad_norm}
 
     @property
     def learning_rate(self) -> float:
