@@ -99,6 +99,18 @@ def test_a_finished_run_of_other_settings_is_refused(tmp_path):
         run_planned(planned(arms=("fst",)), tmp_path, Clock(), silent, FakeTrainer(CURVES))
 
 
+def test_a_budget_that_differs_by_less_than_a_step_is_the_same(tmp_path):
+    trained(tmp_path, ["sums"], CURVES, seeds=1)
+    path = tmp_path / Planned("sums", "gepa", 0).folder / "config.yaml"
+    settled = path.read_text()
+    wanted = planned(arms=("fst", "gepa"))
+    path.write_text(settled.replace("max_rollouts: 1000", "max_rollouts: 1063"))
+    assert run_planned(wanted, tmp_path, Clock(), silent, FakeTrainer(CURVES)) == []
+    path.write_text(settled.replace("max_rollouts: 1000", "max_rollouts: 1064"))
+    with pytest.raises(RunError, match="other settings"):
+        run_planned(wanted, tmp_path, Clock(), silent, FakeTrainer(CURVES))
+
+
 def test_weights_stay_where_they_will_be_measured(tmp_path):
     runs = trained(tmp_path, ["sums"], CURVES, seeds=1)
     kept = {run.planned.arm for run in runs if RunDirectory(run.path).checkpoints.exists()}

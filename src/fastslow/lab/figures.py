@@ -85,7 +85,7 @@ def draw_dots(dots: Sequence[Dot], out: Path, title: str, label: str) -> Path:
         if min(d.value.ci95[0] for d in dots) < 0:
             axes.axvline(0, color=MUTED, linewidth=1)
         axes.set_xlabel(label)
-        axes.set_title(title, loc="left", fontweight="bold", color=INK, x=-0.3)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK)
         return save(figure, out)
 
 
@@ -94,17 +94,21 @@ def draw_against(dots: Sequence[tuple[Dot, Estimate]], out: Path, title: str, x:
     with house_style():
         figure = Figure(figsize=(MEASURE, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        for dot, other in dots:
+        axes.axhline(0, color=MUTED, linewidth=1, visible=min(other.ci95[0] for _, other in dots) < 0)
+        for i, (dot, other) in enumerate(dots):
             ends_x = [[dot.value.mean - dot.value.ci95[0]], [dot.value.ci95[1] - dot.value.mean]]
             ends_y = [[other.mean - other.ci95[0]], [other.ci95[1] - other.mean]]
             axes.errorbar([dot.value.mean], [other.mean], xerr=np.clip(ends_x, 0, None), yerr=np.clip(ends_y, 0, None),
                           fmt="o", color=colour(dot.arm), linewidth=1.4)  # fmt: skip
-            axes.annotate(f"{dot.label}, {dot.group}", (dot.value.mean, other.mean), xytext=(7, 6), fontsize=8.5,
-                          textcoords="offset points", color=colour(dot.arm))  # fmt: skip
+            name = f"{dot.label}, {dot.group}" if dot.group else dot.label
+            axes.annotate(
+                name, (dot.value.mean, other.mean), xytext=(7, 6 if i % 2 else -13), fontsize=8.5,
+                textcoords="offset points", color=colour(dot.arm),
+            )  # fmt: skip
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.margins(0.2)
-        axes.set_title(title, loc="left", fontweight="bold", color=INK)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK)
         return save(figure, out)
 
 

@@ -112,8 +112,15 @@ def _train(run: LabRun, config: RunConfig, train: Train | None) -> None:
 
 
 def _check_settled(run: LabRun, root: Path) -> None:
-    """A finished run must be the one that was asked for: same study, same settings."""
-    if RunDirectory(run.path).load_config() != config_of(run.planned, root):
+    """A finished run must be the one that was asked for: same study, same settings.
+
+    FST at another learning rate may spend a few rollouts more or less; up to a whole step is the same budget.
+    """
+    found, wanted = RunDirectory(run.path).load_config(), config_of(run.planned, root)
+    step = wanted.slow.group_size * wanted.slow.problems_per_step
+    if abs((found.max_rollouts or 0) - (wanted.max_rollouts or 0)) < step:
+        found = found.model_copy(update={"max_rollouts": wanted.max_rollouts})
+    if found != wanted:
         raise RunError(f"{run.path}: a finished run of other settings is here; remove it, or choose another --out")
 
 

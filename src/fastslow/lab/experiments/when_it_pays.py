@@ -38,7 +38,7 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
             findings.append(Finding(title, claim, *signed(gap), seeds, judge(gap.ci95)))
             row += [f"{final(arms[rival]).mean:.2f}", " ".join(signed(gap)), VERBS[judge(gap.ci95)]]
             if rival == "rl":
-                dots.append((Dot(title, "fst", "FST over RL", final(arms["rl"])), gap))
+                dots.append((Dot("", "fst", title, final(arms["rl"])), gap))
         rows.append(row)
     findings += [f for study in continual.STUDIES for f in continual.findings_of(runs, study)[-1:]]
     header = ["study", "FST [95%]"]
@@ -49,8 +49,8 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
         (CURVE_HEADER, curve_rows(runs)),
         (lambda out: draw_against(dots, out, "When it pays", "where RL alone ends, at equal total rollouts",
                                   "FST minus RL")) if dots else None,
-        ["Pays: the whole interval lies above 0. Costs: it lies below. Told: RL that starts from a person's prompt who "
-         "knows the convention. All arms spend the same total rollouts, the fast phase's counted."],
+        ["Pays: the whole interval lies above 0. Costs: it lies below. Schedules, where they were run, are "
+         "compared on the mean over their stages."],
     )  # fmt: skip
 
 
