@@ -57,7 +57,7 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
 WHEN_IT_PAYS = Experiment(
     name="when-it-pays",
     claim="FST ends above RL at equal total rollouts; on which tasks, the map shows.",
-    paper="on all of its tasks",
+    paper="above RL on CodeIO, HoVer-hard and Math",
     studies=STUDIES,
     analyse=analyse,
     seeds=1,
