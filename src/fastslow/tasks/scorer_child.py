@@ -6,6 +6,7 @@ lock, and no thread can be ended. The child is this module, run with ``-m``; one
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -70,7 +71,7 @@ class ScorerChild:
             encoding="ascii",
             start_new_session=True,  # Ctrl-C is for the run; and whatever the scorer starts is ended with it
         )
-        weakref.finalize(self, _end, self._process)
+        weakref.finalize(self, _discard, self._process)
         reply = self._ask({**self._spec, "timeout": self._timeout}, _START_SECONDS)
         if reply is None:
             raise TaskError(f"task.scorer: importing {self._spec['module']!r} took longer than {_START_SECONDS:g} s")
@@ -118,6 +119,15 @@ def _end(process: subprocess.Popen[str]) -> None:
     except (AttributeError, OSError):  # no process groups on Windows, or just gone
         process.kill()
     process.wait()
+
+
+def _discard(process: subprocess.Popen[str]) -> None:
+    """End the child and close its pipes; nobody reads them any more."""
+    _end(process)
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):  # what was left to flush has no reader
+            if pipe is not None:
+                pipe.close()
 
 
 def _plain(value: Any) -> Any:
