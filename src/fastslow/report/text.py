@@ -26,15 +26,6 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in line.replace("\t", "    "))
 
 
-def printable(line: str) -> str:
-    """A line as it is, its white space kept: tabs become four spaces, what can't be printed becomes �.
-
-    >>> printable("  a\\tb\\x1b[31m")
-    '  a    b�[31m'
-    """
-    return "".join(c if c.isprintable() else "�" for c in line.replace("\t", "    "))
-
-
 def for_terminal(text: str) -> str:
     """Safe as rich markup: ``[red]`` stays ``[red]``, and a backslash stays too (rich's own ``escape`` loses some)."""
     return _BRACKET.sub(lambda m: _escaped(len(m[1]), is_tag=m[2] is not None), plain(text))
