@@ -312,7 +312,7 @@ def test_no_arguments_show_help_and_unknown_ones_are_refused(monkeypatch, capfd)
 
 def test_a_broken_program_is_not_hidden_as_a_user_s_mistake(home, model, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fastslow", "train", write(home, settings(model))])
-    monkeypatch.setattr("fastslow.engines.local.build_task", lambda *_: 1 / 0)
+    monkeypatch.setattr("fastslow.engines.local.build_run_task", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main()
     assert not (home / "runs").exists()
