@@ -101,7 +101,7 @@ STUDIES: Mapping[str, Study] = {
         ),
         Study("ransom-note", "ransom notes", "ransom_note", pace=1.8),
         Study("mixed", "three skills, three conventions", "mixed", pace=1.3),
-        Study("path-star", "paths on star graphs", "path_star", pace=4.0),
+        Study("path-star", "paths on star graphs", "path_star", pace=7.0),
         Study("sums-long", "sums, 30 steps", "sums", _LONG, pace=2.4),
         Study("brackets-long", "sums in brackets, 30 steps", "sums", ("task.convention=brackets", *_LONG), pace=2.4),
         Study(

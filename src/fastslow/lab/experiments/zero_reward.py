@@ -81,5 +81,5 @@ ZERO_REWARD = Experiment(
     paper="star graphs: FST by step ~50, RL by ~250",
     studies=STUDIES,
     analyse=analyse,
-    seeds=2,
+    seeds=1,
 )
