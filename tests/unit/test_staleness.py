@@ -122,7 +122,7 @@ def test_a_population_scored_under_other_weights_is_not_taken() -> None:
     training.optimizer = Lagging(3)
     before = training.state.population
     with pytest.raises(StaleError, match="the evolved population: " + STALE.format(-1, 0)):
-        training.fast_phase()
+        training.fast_phase(training.stages[0])
     assert training.state.population is before and not training.recorder.of("fast")
 
 

@@ -91,6 +91,8 @@ class GepaOptimizer:
 
         members = members[: split.members]
         adapter.rescore(members)
+        if not any(any(lineage.scores[m.id].values()) for m in members):
+            spending.reserved = 0  # no member has a reward to lose, so no newcomer will have to prove itself again
         takes_pool = hasattr(self.reflector, "set_pool")
         if takes_pool:
             self.reflector.set_pool(problems)
