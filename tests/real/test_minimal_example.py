@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,10 @@ def test_losses_equal_the_flat_examples_for_two_steps(minimal):
 
     config = SlowConfig(lr=minimal.LR, warmup=minimal.WARMUP, kl=0.0, group_size=GROUP)
     learner = LocalLearner(policy, config, max_new_tokens=8)
-    # Both steps on the same rollouts, so that the second has ratios away from 1 and sees the first update.
-    library = [learner.update(groups)["loss"] for _ in range(2)]
+    # Both steps on the same rollouts, so that the second has ratios away from 1 and sees the first update. The learner
+    # refuses rollouts of earlier weights, so the second step's are stamped anew.
+    stamped = group_rollouts([replace(r, weights_step=1) for r in rollouts], GROUP)
+    library = [learner.update(g)["loss"] for g in (groups, stamped)]
 
     model = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=torch.float32).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=minimal.LR, weight_decay=0.0)
