@@ -3,6 +3,9 @@
 Autograd keeps every intermediate of ``down(act(gate(x)) * up(x))`` and of a norm, though all of them follow from a few
 in one elementwise pass. On a CPU that memory is also time: pages are touched for the first time, written and read back.
 Modules are recognised by shape and by comparing numbers, so any family built like Llama's gains.
+
+Under autocast a norm at the entry of a layer's attention or MLP gives its output in the narrow dtype at once, since all
+that reads it are matrix products that would each cast it for themselves, and keep the copy until the backward.
 """
 
 from __future__ import annotations
@@ -40,13 +43,14 @@ class GatedDown(torch.autograd.Function):
 
 
 class RmsNorm(torch.autograd.Function):
-    """``x / rms(x) * weight`` over the last dimension; keeps x and one number per token."""
+    """``x / rms(x) * weight`` over the last dimension as ``dtype``, x's by default; keeps x and a number a token."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
         scale_N1 = _rms_scale(x_ND, eps)
         ctx.save_for_backward(x_ND, weight_D, scale_N1)
-        return (x_ND * scale_N1).mul_(weight_D)
+        normed = (x_ND * scale_N1).mul_(weight_D)
+        return normed if dtype is None else normed.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
@@ -55,7 +59,7 @@ class RmsNorm(torch.autograd.Function):
         grad_weight = (grad_ND * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         inner = grad_ND * weight
         along = (inner * normed).mean(-1, keepdim=True)
-        return inner.sub_(normed.mul_(along)).mul_(scale), grad_weight, None
+        return inner.sub_(normed.mul_(along)).mul_(scale), grad_weight, None, None
 
 
 def _rms_scale(x_ND: Tensor, eps: float) -> Tensor:
@@ -75,11 +79,14 @@ def _activate_backward(grad: Tensor, gate: Tensor, act: str) -> Tensor:
 def make_lean(model: nn.Module) -> int:
     """Give every recognised module of ``model`` (float32, before adapters) a lean forward; returns how many."""
     changed = 0
-    for module in model.modules():
-        forward = _lean_forward(module)
-        if forward is not None and _agrees(module, forward):
-            module.forward = types.MethodType(forward, module)
-            changed += 1
+    for parent in model.modules():
+        in_layer = any("attn" in name or name == "mlp" for name, _ in parent.named_children())
+        for module in parent.children():
+            forward = _lean_forward(module)
+            if forward is not None and _agrees(module, forward):
+                module.forward = types.MethodType(forward, module)
+                module.lean_in_layer = in_layer
+                changed += 1
     return changed
 
 
@@ -94,10 +101,16 @@ def _lean_forward(module: nn.Module) -> Any:
 
 def _norm_forward(self: nn.Module, hidden_states: Tensor) -> Tensor:
     eps = self.variance_epsilon if hasattr(self, "variance_epsilon") else self.eps
-    weight = self.weight
-    if torch.is_autocast_enabled(hidden_states.device.type) or hidden_states.dtype != weight.dtype:
+    weight, dtype = self.weight, hidden_states.dtype
+    if dtype != weight.dtype:
         return type(self).forward(self, hidden_states)
-    return RmsNorm.apply(hidden_states, weight, eps)
+    if dtype in (torch.bfloat16, torch.float16):  # a sampling copy; the mean square wants more bits
+        wide = hidden_states.float()
+        return (wide * _rms_scale(wide, eps)).to(dtype).mul_(weight)
+    narrow = None
+    if self.lean_in_layer and torch.is_autocast_enabled(hidden_states.device.type):
+        narrow = torch.get_autocast_dtype(hidden_states.device.type)
+    return RmsNorm.apply(hidden_states, weight, eps, narrow)
 
 
 def _mlp_forward(self: nn.Module, x: Tensor) -> Tensor:
@@ -106,9 +119,9 @@ def _mlp_forward(self: nn.Module, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return self.down_proj((F.silu(gate, inplace=True) if act == "silu" else _activate(gate, act)).mul_(up))
     down = self.down_proj
-    if type(down) is not nn.Linear or down.bias is not None or torch.is_autocast_enabled(x.device.type):
+    if type(down) is not nn.Linear or down.bias is not None:
         return down(self.act_fn(gate) * up)
-    return GatedDown.apply(gate, up, down.weight, act)
+    return GatedDown.apply(gate, up, down.weight.to(gate.dtype), act)
 
 
 @torch.no_grad()
@@ -123,6 +136,7 @@ def _agrees(module: nn.Module, forward: Any) -> bool:
     for act in ("silu", "gelu") if hasattr(module, "gate_proj") else ("",):
         if act:
             module.lean_act = act
+        module.lean_in_layer = False
         # with gradients enabled, so that the very functions of the training forward are compared
         with torch.enable_grad():
             got = forward(module, x).detach()

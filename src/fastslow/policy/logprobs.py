@@ -133,7 +133,7 @@ class HeadLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_T: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, target, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = None
         for i in range(0, len(target), ctx.size):
             part = slice(i, i + ctx.size)
             scale = grad_T[part, None] / ctx.temperature
@@ -145,6 +145,8 @@ class HeadLogprobs(torch.autograd.Function):
             torch.mm(logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight.addmm_(logits.t(), hidden[part])
+            elif ctx.needs_input_grad[1]:
+                grad_weight = logits.t() @ hidden[part]
         return grad_hidden, grad_weight, None, None
 
 

@@ -64,6 +64,8 @@ def _tree_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if query.shape[0] != 1 or kwargs.get("s_aux") is not None:
         raise NotImplementedError("tree attention takes one packed row and no attention sinks")
+    if query.dtype != value.dtype:  # under autocast the rotary embedding leaves queries and keys in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = kwargs.get("scaling")
     options = AttentionOptions(
         scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),

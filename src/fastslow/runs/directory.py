@@ -43,6 +43,7 @@ class RunDirectory:
         self.metrics_path = self.path / "metrics.jsonl"
         self.summary_path = self.path / "summary.json"
         self.ledger_path = self.path / "ledger.sqlite"
+        self.settled_path = self.path / "settled.json"
         self.contexts = self.path / "contexts"
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
@@ -84,6 +85,7 @@ class RunDirectory:
             return
         with suppress(OSError):  # whatever else came into the folder meanwhile stays, and the folder with it
             self.config_path.unlink()
+            self.settled_path.unlink(missing_ok=True)
             for folder in (self.contexts, self.checkpoints, self.plots):
                 folder.rmdir()
             (self.path / _LOCK).unlink()
