@@ -18,6 +18,7 @@ from typing import Any
 from common import Turns, median, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig, SlowConfig
+from fastslow.policy import compute
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import TreeSampler
 from fastslow.rollouts import score_rollout
@@ -84,8 +85,8 @@ def own_side(turn: Connection, args: argparse.Namespace, **slow: Any) -> None:
 def trl_side(turn: Connection, args: argparse.Namespace) -> None:
     """GRPOTrainer with CISPO; every prompt G times, contexts as plain text in front of it.
 
-    In float32, which is faster than its default (bfloat16 autocast) on a CPU without bfloat16 instructions, and in
-    micro-batches that keep it within memory.
+    In bfloat16 autocast, its default, or in float32, whichever is asked for, and in micro-batches that keep it within
+    memory.
     """
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
@@ -98,6 +99,7 @@ def trl_side(turn: Connection, args: argparse.Namespace) -> None:
     chosen = [requests[args.contexts * i + i % args.contexts] for i in range(args.problems)]
     prompts = [model.renderer.full_text(r.context, r.problem) for r in chosen]
     tokenizer, rng = model.tokenizer, random.Random(0)
+    bf16 = trl_dtype(args) == "bfloat16"
     del model
     began = [0.0]
 
@@ -116,7 +118,7 @@ def trl_side(turn: Connection, args: argparse.Namespace) -> None:
             gradient_accumulation_steps=rollouts // args.trl_micro_batch, num_generations=args.group,
             max_completion_length=args.new_tokens, generation_kwargs={"min_new_tokens": args.new_tokens},
             loss_type="cispo", epsilon_high=4.0, beta=0.0, temperature=1.0, max_steps=args.rounds + 1,
-            learning_rate=1e-6, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
+            learning_rate=1e-6, bf16=bf16, gradient_checkpointing=False, report_to=[], save_strategy="no",
             logging_steps=10**6, disable_tqdm=True,
         )  # fmt: skip
         GRPOTrainer(
@@ -138,13 +140,15 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=4, help="K contexts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl-micro-batch", type=int, default=16, help="rollouts of one forward of the peer")
+    parser.add_argument(
+        "--trl-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as fastslow picks for itself"
+    )
     parser.add_argument("--no-trl", action="store_true")
-    parser.add_argument("--no-stopped", action="store_true", help="leave slow.context_gradient=false out")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
     sides: dict[str, Any] = {"fastslow": own_side}
     if not args.no_trl:
-        sides["TRL GRPOTrainer"] = trl_side
+        sides[f"TRL GRPOTrainer, {trl_dtype(args)}"] = trl_side
     with Turns(sides, args) as turns:
         turns.play(args.rounds)
     own = turns.results["fastslow"]
@@ -156,13 +160,21 @@ def main() -> None:
     write_section(
         f"step-{args.context_tokens}",
         f"{args.problems} problems x {args.group} rollouts of {args.new_tokens} tokens, {args.contexts} contexts of "
-        f"{args.context_tokens} tokens, float32; {args.rounds} alternating rounds, median [min, max]",
+        f"{args.context_tokens} tokens, {own_dtype()}; {args.rounds} alternating rounds, median [min, max]",
         ["one step", "seconds", "peak memory, GB", "x fastslow"],
         rows,
         f"Of fastslow's step {median(share):.0f}% is sampling and {100 - median(share):.0f}% the update; it trains on "
         f"{own[-1]['trained tokens']:.0f} tokens, where an unshared batch of the same rollouts has {unshared(args)}.",
         write=args.write,
     )
+
+
+def own_dtype() -> str:
+    return str(compute.pick_dtype("auto", compute.pick_device("auto"))).removeprefix("torch.")
+
+
+def trl_dtype(args: argparse.Namespace) -> str:
+    return own_dtype() if args.trl_dtype == "auto" else args.trl_dtype
 
 
 def unshared(args: argparse.Namespace) -> int:
