@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastslow.config import ModelConfig, PromptConfig
+from fastslow.policy import compute
 from fastslow.policy.loading import load_policy
 from fastslow.policy.model import Policy
 from fastslow.types import Context, Problem, Request
@@ -25,6 +26,11 @@ from fastslow.worked_examples import WorkedExample, format_examples
 
 console = Console(width=120)
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+
+
+def own_dtype() -> str:
+    """What ``auto`` comes to here."""
+    return str(compute.pick_dtype("auto", compute.pick_device("auto"))).removeprefix("torch.")
 
 
 def policy(dtype: str = "auto") -> Policy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 
-from common import policy, step_requests, write_section
+from common import own_dtype, policy, step_requests, write_section
 from step import GROUP, Lottery, scored
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
-    model = policy("float32")
+    model = policy()
     model.end_ids = ()
     requests = step_requests(model, args.context_tokens, 8, GROUP, 4)
     sampler = TreeSampler(model, SamplingConfig(max_new_tokens=args.new_tokens, batch_size=4096))
@@ -70,7 +70,7 @@ def main() -> None:
     write_section(
         "profile",
         f"8 problems x {GROUP} rollouts of {args.new_tokens} tokens, 4 contexts of {args.context_tokens} tokens; "
-        "float32, under the profiler, which slows the small operations down",
+        f"{own_dtype()}, under the profiler, which slows the small operations down",
         ["seconds in", "sampling", "update"],
         rows,
         write=args.write,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Turns, peak_gb, policy, ratios, spread, step_requests, write_section
+from common import Turns, own_dtype, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig
 from fastslow.policy.sampler import TreeSampler
@@ -74,9 +74,10 @@ def vllm_side(turn: Connection, args: argparse.Namespace) -> None:
 
     _, _, prompts = prepared(args, "float32")
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"model": str(embedded_model_dir()), "prompts": prompts, "new_tokens": args.new_tokens}, file)
+        job = {"model": str(embedded_model_dir()), "prompts": prompts, "new_tokens": args.new_tokens}
+        json.dump({**job, "dtype": own_dtype()}, file)
         file.flush()
-        command = [args.vllm_python, str(VLLM_SIDE), file.name]
+        command = [str(Path(args.vllm_python).expanduser()), str(VLLM_SIDE), file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdin is not None and child.stdout is not None
             while turn.recv():
@@ -105,14 +106,14 @@ def main() -> None:
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
-    sides: dict[str, Any] = {"fastslow": own_side, "transformers.generate, float32": generate_side}
+    sides: dict[str, Any] = {f"fastslow, {own_dtype()}": own_side, "transformers.generate, float32": generate_side}
     if args.bf16:
         sides["transformers.generate, bfloat16"] = generate_bf16_side
     if args.vllm_python:
-        sides["vLLM, float32, prefix caching"] = vllm_side
+        sides[f"vLLM, {own_dtype()}, prefix caching"] = vllm_side
     with Turns(sides, args) as turns:
         turns.play(args.rounds)
-    own = turns.results["fastslow"]
+    own = next(iter(turns.results.values()))
     rows = [
         [name, spread([r["seconds"] for r in rs]), spread([r["rate"] for r in rs]), ratios(own, rs, "rate")]
         for name, rs in turns.results.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from common import Turns, median, spread, write_section
+from common import Turns, median, own_dtype, spread, write_section
 from step import own_side
 
 CASES: dict[str, dict[str, int]] = {
@@ -51,7 +51,7 @@ def main() -> None:
     write_section(
         "scaling",
         "8 problems, otherwise K = 4 contexts of 128 tokens, G = 8 rollouts of 16 tokens, all weights trained, "
-        f"float32; {args.rounds} rounds, median [min, max]",
+        f"{own_dtype()}; {args.rounds} rounds, median [min, max]",
         ["case", "sampling, s", "update, s", "step, s", "peak memory, GB"],
         rows,
         write=args.write,

@@ -15,10 +15,9 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from common import Turns, median, peak_gb, policy, ratios, spread, step_requests, write_section
+from common import Turns, median, own_dtype, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig, SlowConfig
-from fastslow.policy import compute
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import TreeSampler
 from fastslow.rollouts import score_rollout
@@ -141,7 +140,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl-micro-batch", type=int, default=16, help="rollouts of one forward of the peer")
     parser.add_argument(
-        "--trl-dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: as fastslow picks for itself"
+        "--trl-dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto: as fastslow picks for itself",
     )
     parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
@@ -160,17 +162,13 @@ def main() -> None:
     write_section(
         f"step-{args.context_tokens}",
         f"{args.problems} problems x {args.group} rollouts of {args.new_tokens} tokens, {args.contexts} contexts of "
-        f"{args.context_tokens} tokens, {own_dtype()}; {args.rounds} alternating rounds, median [min, max]",
+        f"{args.context_tokens} tokens, {own_dtype()}; alternating rounds: {args.rounds}, median [min, max]",
         ["one step", "seconds", "peak memory, GB", "x fastslow"],
         rows,
         f"Of fastslow's step {median(share):.0f}% is sampling and {100 - median(share):.0f}% the update; it trains on "
         f"{own[-1]['trained tokens']:.0f} tokens, where an unshared batch of the same rollouts has {unshared(args)}.",
         write=args.write,
     )
-
-
-def own_dtype() -> str:
-    return str(compute.pick_dtype("auto", compute.pick_device("auto"))).removeprefix("torch.")
 
 
 def trl_dtype(args: argparse.Namespace) -> str:

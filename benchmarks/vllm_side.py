@@ -20,7 +20,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     longest = max(map(len, job["prompts"])) + job["new_tokens"]
     llm = LLM(
-        model=job["model"], dtype="float32", enable_prefix_caching=True, max_model_len=longest + 64,
+        model=job["model"], dtype=job["dtype"], enable_prefix_caching=True, max_model_len=longest + 64,
         max_num_seqs=len(job["prompts"]), seed=0,
     )  # fmt: skip
     params = SamplingParams(
