@@ -25,6 +25,9 @@ def lab(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start nothing that would not end in this time; go on later.")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, each on its share of the cores; their lines go to .log files.")
+    ] = 1,
     show: Annotated[bool, typer.Option("--list", help="Every experiment, its claim, its cost and its state.")] = False,
     claims: Annotated[
         bool, typer.Option("--claims", help="Only write the claims table again, from the results that exist.")
@@ -45,7 +48,8 @@ def lab(
     if name is None:
         raise FastslowError(f"lab: name an experiment: {', '.join(EXPERIMENTS)}; --list tells more")
     chosen = None if arms is None else [a.strip() for a in arms.split(",") if a.strip()]
-    outcome = run_lab(find_experiment(name), out, results, _say, _command(name, seeds, chosen), seeds, chosen, minutes)
+    command = _command(name, seeds, chosen)
+    outcome = run_lab(find_experiment(name), out, results, _say, command, seeds, chosen, minutes, jobs=jobs)
     for label in outcome.left:
         _say(f"left for later: {label}")
     if outcome.reason:

@@ -35,12 +35,16 @@ def run_lab(
     arms: Sequence[str] | None = None,
     minutes: float | None = None,
     train: Train | None = None,
+    jobs: int = 1,
 ) -> Outcome:
-    """Runs below ``root``, pages into ``results``; everything that is done stays, so that a later call goes on."""
+    """Runs below ``root``, pages into ``results``; everything that is done stays, so that a later call goes on.
+
+    ``jobs``: runs at a time, each on cores of its own.
+    """
     if (reason := experiment.missing()) is not None:
         return Outcome(None, [], f"{experiment.name}: {reason}")
     choice = choose(experiment, results, seeds, arms)
-    done = run_experiment(experiment, choice, root, Clock(minutes), say, train)
+    done = run_experiment(experiment, choice, root, Clock(minutes), say, train, jobs)
     if not done.runs:
         return Outcome(None, done.left, "no run is finished yet; give it more --minutes")
     result = experiment.analyse(done.runs, done.measured)

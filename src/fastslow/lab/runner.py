@@ -12,6 +12,7 @@ from typing import Any
 from fastslow.config import RunConfig
 from fastslow.errors import RunError
 from fastslow.lab.base import Experiment, Job
+from fastslow.lab.parallel import SideBySide, next_ready, ready
 from fastslow.lab.planning import Choice, LabRun, Planned, config_of, plan, with_matched
 from fastslow.lab.studies import find_study
 from fastslow.runs.directory import RunDirectory
@@ -50,11 +51,21 @@ class Progress:
 
 
 def run_experiment(
-    experiment: Experiment, choice: Choice, root: Path, clock: Clock, say: Say, train: Train | None = None
+    experiment: Experiment,
+    choice: Choice,
+    root: Path,
+    clock: Clock,
+    say: Say,
+    train: Train | None = None,
+    jobs_at_once: int = 1,
 ) -> Progress:
     """Train and measure what is missing, as far as the clock allows; everything done stays for the next call."""
     wanted = experiment.plan(choice)
-    left = run_planned(with_matched(wanted), root, clock, say, train)
+    planned = with_matched(wanted)
+    if jobs_at_once > 1:
+        left = run_side_by_side(planned, root, clock, say, jobs_at_once)
+    else:
+        left = run_planned(planned, root, clock, say, train)
     seen = list(dict.fromkeys([*wanted, *(left_by_others(experiment, choice, root) if experiment.also else [])]))
     runs = [run for run in (LabRun(p, root / p.folder) for p in seen) if run.finished]
     jobs = list(experiment.jobs(runs, root / "measured" / experiment.name)) if experiment.jobs else []
@@ -81,6 +92,29 @@ def run_planned(
             _train(run, config_of(one, root), train)
             _drop_weights(run)
     return left
+
+
+def run_side_by_side(planned: Sequence[Planned], root: Path, clock: Clock, say: Say, jobs: int) -> list[str]:
+    """As :func:`run_planned`, ``jobs`` runs at a time; a run waits for the one whose budget it is matched to."""
+    runs = [LabRun(p, root / p.folder) for p in planned]
+    for run in runs:
+        if run.finished and ready(run, root):
+            _check_settled(run, root)
+    waiting = [run for run in runs if not run.finished]
+    with SideBySide(jobs, say, _drop_weights) as side:
+        while waiting:
+            run = next_ready(waiting, root)
+            if run is None:
+                if not side.busy:
+                    break  # what they wait for did not fit into the time
+                side.wait()
+            elif clock.has(run.planned.minutes):
+                waiting.remove(run)
+                side.start(run, config_of(run.planned, root))
+            else:
+                break
+        side.wait_for_all()
+    return [run.planned.label for run in waiting]
 
 
 def left_by_others(experiment: Experiment, choice: Choice, root: Path) -> list[Planned]:

@@ -153,24 +153,30 @@ def attend_rows(
     J, C, S = k_JCD.shape[0], k_JCD.shape[1], k_JRSD.shape[2]
     Q = H // J
     q = (q_HRLD * options.scaling).view(J, Q, R, L, D).transpose(1, 2).reshape(J, R, Q * L, D)
-    own_scores = torch.matmul(q, k_JRSD.transpose(-1, -2)).view(J, R, Q, L, S)
-    own_scores = cap(own_scores.float(), options.softcap)
+    # In a narrow dtype the scores stay in it: softmax reckons in float32 inside, and keeps half as much for backward.
+    own_scores = cap(torch.matmul(q, k_JRSD.transpose(-1, -2)).view(J, R, Q, L, S), options.softcap)
     own_scores = own_scores.masked_fill(~own_allowed_RLS[None, :, None], float("-inf"))
     if C == 0:
-        weights = torch.softmax(own_scores, dim=-1).to(v_JRSD.dtype)
+        weights = _softmax(own_scores).to(v_JRSD.dtype)
         output = torch.matmul(weights.view(J, R, Q * L, S), v_JRSD)
     else:
         shared_scores = torch.matmul(q.reshape(J, R * Q * L, D), k_JCD.transpose(-1, -2)).view(J, R, Q, L, C)
-        shared_scores = cap(shared_scores.float(), options.softcap)
+        shared_scores = cap(shared_scores, options.softcap)
         if shared_allowed_RLC is not None:
             shared_scores = shared_scores.masked_fill(~shared_allowed_RLC[None, :, None], float("-inf"))
-        weights = torch.softmax(torch.cat([shared_scores, own_scores], dim=-1), dim=-1).to(v_JRSD.dtype)
+        weights = _softmax(torch.cat([shared_scores, own_scores], dim=-1)).to(v_JRSD.dtype)
         shared_weights, own_weights = weights.split([C, S], dim=-1)
         output = torch.matmul(shared_weights.reshape(J, R * Q * L, C), v_JCD).view(J, R, Q * L, -1)
         output = output + torch.matmul(own_weights.reshape(J, R, Q * L, S), v_JRSD)
     return output.view(J, R, Q, L, -1).transpose(1, 2).reshape(H, R, L, -1)
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in the scores' own dtype; autocast, left to itself, would widen them first."""
+    with torch.autocast(scores.device.type, enabled=False):
+        return torch.softmax(scores, dim=-1)
+
+
 def cap(scores: Tensor, softcap: float | None) -> Tensor:
-    """Gemma 2's soft cap on scores, where there is one."""
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    """Gemma 2's soft cap on scores, where there is one; in float32."""
+    return scores if softcap is None else softcap * torch.tanh(scores.float() / softcap)
