@@ -106,9 +106,9 @@ class Turns:
     def __enter__(self) -> Turns:
         return self
 
-    def play(self, rounds: int) -> None:
-        """One uncounted round to warm up, then ``rounds`` that count."""
-        for number in range(rounds + 1):
+    def play(self, rounds: int, *, cold: bool = False) -> None:
+        """One uncounted round to warm up, then ``rounds`` that count; ``cold``: without the first."""
+        for number in range(1 if cold else 0, rounds + 1):
             for name, turn in self._turns.items():
                 turn.send(True)
                 result = turn.recv()

@@ -146,13 +146,14 @@ def main() -> None:
         help="auto: as fastslow picks for itself",
     )
     parser.add_argument("--no-trl", action="store_true")
+    parser.add_argument("--cold", action="store_true", help="count the first round: for steps of many minutes")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
     sides: dict[str, Any] = {"fastslow": own_side}
     if not args.no_trl:
         sides[f"TRL GRPOTrainer, {trl_dtype(args)}"] = trl_side
     with Turns(sides, args) as turns:
-        turns.play(args.rounds)
+        turns.play(args.rounds, cold=args.cold)
     own = turns.results["fastslow"]
     share = [100 * r["sampling"] / r["step"] for r in own]
     rows = [
@@ -162,7 +163,7 @@ def main() -> None:
     write_section(
         f"step-{args.context_tokens}",
         f"{args.problems} problems x {args.group} rollouts of {args.new_tokens} tokens, {args.contexts} contexts of "
-        f"{args.context_tokens} tokens, {own_dtype()}; alternating rounds: {args.rounds}, median [min, max]",
+        f"{args.context_tokens} tokens, {own_dtype()}; alternating rounds: {args.rounds}{', the first one' if args.cold else ''}, median [min, max]",
         ["one step", "seconds", "peak memory, GB", "x fastslow"],
         rows,
         f"Of fastslow's step {median(share):.0f}% is sampling and {100 - median(share):.0f}% the update; it trains on "

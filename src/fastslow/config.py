@@ -61,12 +61,12 @@ class ModelConfig(Frozen):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     sampling_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="dtype of the sampling copy; auto measures which is faster here"
+        "auto", description="dtype of the sampling copy; auto measures which is faster, once a run"
     )
     train_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="compute dtype of the training forward (master weights stay float32)"
     )
-    threads: int | None = Field(None, ge=1, description="torch threads; default: all cores")
+    threads: int | None = Field(None, ge=1, description="torch threads; default: the cores this process may use")
     lora: LoraConfig | None = Field(None, description="low-rank adapters; null: all weights are trained")
     prompt: PromptConfig = PromptConfig()
 

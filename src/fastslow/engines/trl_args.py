@@ -104,9 +104,7 @@ def _from_config(config: RunConfig, output_dir: str, processes: int, tokens: int
 def _defaults(config: RunConfig) -> dict[str, Any]:
     """What ``trl.options`` may change: number formats, and memory saved for time where there is a GPU."""
     device = torch.device("cpu") if config.model.device == "cpu" else compute.pick_device("auto")
-    # On a CPU, autocast casts all weights anew in every forward, which costs more than bfloat16 saves.
-    asked = "float32" if device.type == "cpu" and config.model.train_dtype == "auto" else config.model.train_dtype
-    bf16 = compute.pick_dtype(asked, device) == torch.bfloat16
+    bf16 = compute.pick_dtype(config.model.train_dtype, device) == torch.bfloat16
     loading = {"dtype": "float32", "use_safetensors": True, "revision": config.model.revision}
     vllm = {"generation_kwargs": {"stop": config.sampling.stop, "include_stop_str_in_output": True}}
     return {

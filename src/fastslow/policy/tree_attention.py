@@ -22,6 +22,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fastslow.policy import blocked_attention
+from fastslow.policy.blocked_attention import BlockedCausalAttention
+
 ATTENTION_NAME = "fastslow_tree"
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [J, tokens, D]."""
@@ -117,6 +120,9 @@ def attend_context(q_HCD: Tensor, k_JCD: Tensor, v_JCD: Tensor, options: Attenti
     tokens = q_HCD.shape[1]
     windowed = options.window is not None and tokens > options.window
     if options.softcap is None and not windowed:
+        if blocked_attention.suits(q_HCD):
+            with torch.autocast(q_HCD.device.type, enabled=False):
+                return BlockedCausalAttention.apply(q_HCD, k_JCD, v_JCD, options.scaling)
         gqa = q_HCD.shape[0] != k_JCD.shape[0]
         output = F.scaled_dot_product_attention(
             q_HCD[None], k_JCD[None], v_JCD[None], is_causal=True, scale=options.scaling, enable_gqa=gqa

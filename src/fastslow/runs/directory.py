@@ -2,7 +2,7 @@
 
 ::
 
-    runs/NAME/  config.yaml  metrics.jsonl  summary.json  ledger.sqlite
+    runs/NAME/  config.yaml  settled.json  metrics.jsonl  summary.json  ledger.sqlite
                 contexts/cycle-0003.json  checkpoints/step-000012/  plots/
 """
 
