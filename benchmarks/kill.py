@@ -62,7 +62,8 @@ def settings(home: Path, steps: int = 4) -> dict[str, Any]:
     """Method fst: ``steps`` / 2 cycles with checkpoints at every step; half of a rollout's tokens end it."""
     return {
         "steps": steps,
-        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32"},
+        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32",
+                  "float32_matmul": "default"},
         "task": {
             "path": str(home / "data.jsonl"), "scorer": "kill_scorer:score", "check_gold": False,
             "train_size": 12, "val_size": 4,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -23,6 +25,7 @@ import torch
 from common import Turns, own_dtype, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig
+from fastslow.policy import compute
 from fastslow.policy.sampler import TreeSampler
 from fastslow.types import Request
 
@@ -50,6 +53,7 @@ def own_side(turn: Connection, args: argparse.Namespace) -> None:
 
 def generate_side(turn: Connection, args: argparse.Namespace, dtype: str = "float32") -> None:
     model, _, prompts = prepared(args, dtype)
+    compute.set_matmul("default")
     lm = model.sampling_model()
     lm.set_attn_implementation("sdpa")
     longest = max(map(len, prompts))
@@ -78,17 +82,20 @@ def vllm_side(turn: Connection, args: argparse.Namespace) -> None:
         json.dump({**job, "dtype": own_dtype()}, file)
         file.flush()
         command = [str(Path(args.vllm_python).expanduser()), str(VLLM_SIDE), file.name]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, start_new_session=True, **pipes) as child:
             assert child.stdin is not None and child.stdout is not None
             while turn.recv():
+                os.killpg(child.pid, signal.SIGCONT)
                 child.stdin.write("go\n")
                 child.stdin.flush()
                 line = next((x for x in child.stdout if x.startswith("seconds ")), None)
                 if line is None:
                     raise SystemExit("vLLM's side ended; run benchmarks/vllm_side.py by itself to see why")
                 seconds = float(line.split()[1])
+                os.killpg(child.pid, signal.SIGSTOP)  # its idle workers poll, which would slow the others' turns
                 turn.send({"seconds": seconds, "rate": len(prompts) * args.new_tokens / seconds, "peak": 0.0})
-            child.stdin.close()
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def _result(start: float, tokens: int) -> dict[str, float]:

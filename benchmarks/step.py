@@ -18,6 +18,7 @@ from typing import Any
 from common import Turns, median, own_dtype, peak_gb, policy, ratios, spread, step_requests, write_section
 
 from fastslow.config import SamplingConfig, SlowConfig
+from fastslow.policy import compute
 from fastslow.policy.model import Policy
 from fastslow.policy.sampler import TreeSampler
 from fastslow.rollouts import score_rollout
@@ -100,6 +101,7 @@ def trl_side(turn: Connection, args: argparse.Namespace) -> None:
     tokenizer, rng = model.tokenizer, random.Random(0)
     bf16 = trl_dtype(args) == "bfloat16"
     del model
+    compute.set_matmul("default")  # a stock trainer knows no switch
     began = [0.0]
 
     class InTurn(TrainerCallback):
@@ -160,10 +162,11 @@ def main() -> None:
         [name, spread([r["step"] for r in rs]), f"{max(r['peak'] for r in rs):.1f}", ratios(rs, own, "step")]
         for name, rs in turns.results.items()
     ]
+    first = ", the first one" if args.cold else ""
     write_section(
         f"step-{args.context_tokens}",
         f"{args.problems} problems x {args.group} rollouts of {args.new_tokens} tokens, {args.contexts} contexts of "
-        f"{args.context_tokens} tokens, {own_dtype()}; alternating rounds: {args.rounds}{', the first one' if args.cold else ''}, median [min, max]",
+        f"{args.context_tokens} tokens, {own_dtype()}; alternating rounds: {args.rounds}{first}, median [min, max]",
         ["one step", "seconds", "peak memory, GB", "x fastslow"],
         rows,
         f"Of fastslow's step {median(share):.0f}% is sampling and {100 - median(share):.0f}% the update; it trains on "

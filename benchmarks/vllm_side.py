@@ -13,6 +13,8 @@ from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")  # all cores, as the others have
 
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: by itself it wants more than the other sides leave
+
 from vllm import LLM, SamplingParams
 
 

@@ -66,6 +66,9 @@ class ModelConfig(Frozen):
     train_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="compute dtype of the training forward (master weights stay float32)"
     )
+    float32_matmul: Literal["auto", "default", "onednn"] = Field(
+        "auto", description="library of float32 products on a CPU; auto measures which is faster, once a run"
+    )
     threads: int | None = Field(None, ge=1, description="torch threads; default: the cores this process may use")
     lora: LoraConfig | None = Field(None, description="low-rank adapters; null: all weights are trained")
     prompt: PromptConfig = PromptConfig()

@@ -70,6 +70,7 @@ def measure_speed(config: RunConfig) -> tuple[Speed, Speed]:
 
     device = compute.pick_device(config.model.device)
     compute.set_threads(config.model.threads)
+    compute.set_matmul(compute.pick_matmul(config.model.float32_matmul, device))
     dtypes = [compute.pick_dtype(d, device) for d in (config.model.sampling_dtype, config.model.train_dtype)]
     speeds = {dtype: _probe(device, dtype) for dtype in dict.fromkeys(dtypes)}
     return speeds[dtypes[0]], speeds[dtypes[1]]

@@ -49,7 +49,8 @@ def config(home: Path, method: str = "rl", **changes) -> RunConfig:
     data = {
         "method": method,
         "steps": 4,
-        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32"},
+        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32",
+                  "float32_matmul": "default"},
         "task": {
             "path": str(home / "data.jsonl"), "scorer": "even_scorer:score", "check_gold": False,
             "train_size": 12, "val_size": 4,

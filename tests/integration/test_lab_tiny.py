@@ -19,6 +19,7 @@ from fastslow.policy.compute import usable_cores
 
 SMALL = (
     *("steps=2", "model.threads=1", "model.device=cpu", "model.sampling_dtype=float32", "model.train_dtype=float32"),
+    "model.float32_matmul=default",
     *("task.val_size=4", "task.train_size=24", "fast.population=2", "fast.every=1", "fast.budget=6"),
     *("fast.max_context_tokens=160", "slow.group_size=2", "slow.problems_per_step=2", "slow.warmup=0"),
     *("evaluation.every=1", "sampling.max_new_tokens=6"),

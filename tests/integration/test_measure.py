@@ -46,7 +46,7 @@ def settings(home, method="fst", seed=0):
         "seed": seed,
         "steps": 2,
         "model": {"name": str(home / "model"), "device": "cpu", "threads": 1, "sampling_dtype": "float32",
-                  "train_dtype": "float32"},
+                  "train_dtype": "float32", "float32_matmul": "default"},
         "task": {"path": str(home / "data.jsonl"), "train_size": 8, "val_size": 4, "scorer": "odd_scorer:score",
                  "check_gold": False, "name": "odd"},
         "sampling": {"max_new_tokens": 6, "stop": list("etaoinshrdluABC ")},

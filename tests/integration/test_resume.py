@@ -49,7 +49,8 @@ def config(home: Path, method: str = "fst", **changes) -> RunConfig:
     data = {
         "method": method,
         "steps": STEPS,
-        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32"},
+        "model": {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32",
+                  "float32_matmul": "default"},
         "task": {
             "path": str(home / "data.jsonl"), "scorer": "resume_scorer:score", "check_gold": False,
             "train_size": 12, "val_size": 4,
@@ -240,7 +241,14 @@ def test_a_finished_run_is_the_same_after_another_resume_and_can_be_extended(hom
 
 
 def test_adapters_start_from_the_run_s_seed(home, tmp_path):
-    lora = {"name": str(home / "model"), "threads": 1, "sampling_dtype": "float32", "lora": {"rank": 2}}
+    lora = {
+        "name": str(home / "model"),
+        "threads": 1,
+        "sampling_dtype": "float32",
+        "train_dtype": "float32",
+        "float32_matmul": "default",
+    }
+    lora["lora"] = {"rank": 2}
     found = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         stir()

@@ -49,7 +49,13 @@ def config(place: Path, *changes: str):
     data = {
         "engine": "trl",
         "steps": 3,
-        "model": {"name": str(place / "model"), "device": "cpu", "threads": 1, "train_dtype": "float32"},
+        "model": {
+            "name": str(place / "model"),
+            "device": "cpu",
+            "threads": 1,
+            "train_dtype": "float32",
+            "float32_matmul": "default",
+        },
         "task": {"path": str(place / "rows.jsonl"), "scorer": "trl_test_scorer:odd", "train_size": 12, "val_size": 4},
         "sampling": {"max_new_tokens": 6},
         "fast": {"population": 2, "every": 2, "budget": 24},

@@ -52,7 +52,13 @@ def home(tmp_path, monkeypatch) -> Path:
 def settings(folder: str, **changes) -> dict:
     data = {
         "steps": 1,
-        "model": {"name": folder, "threads": 1, "sampling_dtype": "float32", "train_dtype": "float32"},
+        "model": {
+            "name": folder,
+            "threads": 1,
+            "sampling_dtype": "float32",
+            "train_dtype": "float32",
+            "float32_matmul": "default",
+        },
         "task": {"path": "data.jsonl", "train_size": 6, "val_size": 2},
         "sampling": {"max_new_tokens": 4},  # as many as the gold answers take, with the end
         "fast": {"population": 2, "every": 1, "budget": 6, "max_context_tokens": 200},

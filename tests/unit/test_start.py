@@ -41,7 +41,7 @@ def settings(home, model, steps=2, **changes):
         "method": "rl",
         "steps": steps,
         "model": {"name": model, "device": "cpu", "threads": 1, "sampling_dtype": "float32",
-                  "train_dtype": "float32", **changes},
+                  "train_dtype": "float32", "float32_matmul": "default", **changes},
         "task": {"path": str(home / "data.jsonl"), "train_size": 8, "val_size": 4, "scorer": "length_scorer:score",
                  "check_gold": False},
         "sampling": {"max_new_tokens": 6, "stop": list("etaoinshrdluABC ")},

@@ -106,7 +106,8 @@ def save_tiny(folder: Path, family: str = "llama", chat_template: str | None = N
 def tiny_policy(folder: Path, lora: LoraConfig | None = None, prompt: PromptConfig | None = None) -> Policy:
     """The policy of a saved folder, in float32 on one thread, as a run would load it."""
     config = ModelConfig(
-        name=str(folder), device="cpu", sampling_dtype="float32", train_dtype="float32", threads=1, lora=lora,
+        name=str(folder), device="cpu", sampling_dtype="float32", train_dtype="float32", float32_matmul="default",
+        threads=1, lora=lora,
         prompt=prompt or PromptConfig(),
     )  # fmt: skip
     return load_policy(config)

@@ -22,7 +22,7 @@ from fastslow.preflight import Preflight, check_prompts, measure_lengths
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.recorder import Progress, Recorder
-from fastslow.runs.settled import settle_dtypes
+from fastslow.runs.settled import settle_compute
 from fastslow.runs.signals import Interrupted, Stopped, StopSignals
 from fastslow.runs.start import load_started_policy, pin_start
 from fastslow.runs.summary import RunSummary, build_summary
@@ -57,7 +57,7 @@ def _train(
     config = pin_start(config)
     with RunDirectory.create(out, config, resume=resume) as run:
         try:
-            config = config.model_copy(update={"model": settle_dtypes(config.model, run)})
+            config = config.model_copy(update={"model": settle_compute(config.model, run)})
             task, policy, reflector, checked = _parts(config)
         except BaseException:
             run.discard()

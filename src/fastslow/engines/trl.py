@@ -30,7 +30,7 @@ from fastslow.preflight import check_prompts, measure_lengths
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.recorder import Progress, Recorder
-from fastslow.runs.settled import settle_dtypes
+from fastslow.runs.settled import settle_compute
 from fastslow.runs.start import load_started_policy
 from fastslow.runs.summary import RunSummary, build_summary, read_summary
 from fastslow.tasks.registry import build_task
@@ -57,8 +57,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     run = processes.on_main(lambda: RunDirectory.create(out, config, resume=resume))
     try:
         try:
-            model = processes.on_main(lambda: settle_dtypes(config.model, RunDirectory(out)))
+            model = processes.on_main(lambda: settle_compute(config.model, RunDirectory(out)))
             config = config.model_copy(update={"model": processes.broadcast(model)})
+            compute.set_matmul(config.model.float32_matmul)
             task, trainer = _build(config, RunDirectory(out), processes, progress if run is not None else None)
         except BaseException:
             if run is not None:

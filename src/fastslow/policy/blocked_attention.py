@@ -1,8 +1,8 @@
 """Causal self-attention of one long context in bfloat16 on a CPU, block of queries by block of queries.
 
-PyTorch's fused kernel for CPUs multiplies small tiles and casts each anew; here every block is two batched products over
-all the keys that it may see, at the full speed of the machine's bfloat16 products. Backward works the weights out again,
-so memory grows with the context's length and not with its square.
+PyTorch's fused kernel for CPUs multiplies small tiles and casts each anew; here every block is two batched products
+over all the keys that it may see, at the full speed of the machine's bfloat16 products. Backward works the weights out
+again, so memory grows with the context's length and not with its square.
 
 Shapes: H query heads, J key/value heads, Q = H / J, C tokens, L queries of a block, S keys that it sees, D head width.
 """

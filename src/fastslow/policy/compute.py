@@ -15,6 +15,7 @@ from fastslow.errors import ModelError
 _PROBE_SHAPE = (64, 576, 1536)  # rows, in, out: a decoding step of a small model
 _PROBE_TRIES = 30
 _WORTH_IT = 1.2  # bfloat16 costs accuracy, so it has to be clearly faster
+_AS_EXACT = 8.0  # times the default's largest error: another order of summation, and no narrower numbers
 
 
 def pick_device(name: str) -> torch.device:
@@ -62,6 +63,56 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if _bfloat16_speedup() > _WORTH_IT else torch.float32
+
+
+def pick_matmul(name: str, device: torch.device) -> str:
+    """``auto`` is ``onednn`` where its float32 products are clearly faster than the default library's, and as exact.
+
+    MKL, which PyTorch takes by default, leaves AVX-512 unused on processors that are not Intel's: half the speed.
+    """
+    if name != "auto":
+        return name
+    if device.type != "cpu" or not _has_matmul_switch():
+        return "default"
+    seconds, errors = _matmuls()
+    faster = seconds["default"] > _WORTH_IT * seconds["onednn"]
+    return "onednn" if faster and errors["onednn"] <= _AS_EXACT * errors["default"] else "default"
+
+
+def set_matmul(name: str) -> None:
+    """Send this process's float32 matrix products on a CPU to ``onednn``, or back to the ``default`` library.
+
+    PyTorch's switch allows oneDNN narrower numbers inside and so takes it. Whether the processor then has a way to use
+    them, :func:`pick_matmul` has measured.
+    """
+    if _has_matmul_switch():
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16" if name == "onednn" else "none"
+
+
+def _has_matmul_switch() -> bool:
+    """PyTorch 2.9 and newer, built with oneDNN."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.backends.mkldnn, "matmul")
+
+
+@cache
+def _matmuls() -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and largest error of one float32 product of a decoding step, by library; measured once, in turns."""
+    rows, width, out = _PROBE_SHAPE
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(n, width, generator=generator) for n in (rows, out))
+    exact = x.double() @ w.double().t()
+    seconds = {"default": float("inf"), "onednn": float("inf")}
+    errors = dict.fromkeys(seconds, 0.0)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    for _ in range(_PROBE_TRIES):
+        for name in seconds:
+            set_matmul(name)
+            start = time.perf_counter()
+            product = torch.nn.functional.linear(x, w)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+            errors[name] = float((product - exact).abs().max())
+    torch.backends.mkldnn.matmul.fp32_precision = before
+    return seconds, errors
 
 
 def _bfloat16_speedup() -> float:

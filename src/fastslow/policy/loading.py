@@ -44,6 +44,7 @@ def load_policy(config: ModelConfig, start: Sequence[StartWeights] = ()) -> Poli
     transformers_logging.disable_progress_bar()  # a bar for a second of reading would only break ours
     device = compute.pick_device(config.device)
     compute.set_threads(config.threads)
+    compute.set_matmul(compute.pick_matmul(config.float32_matmul, device))
     compute.keep_freed_memory()
     folder = resolve_model(config.name)
     tokenizer = load_tokenizer(folder, config.revision)
