@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from pathlib import Path
 
 from transformers import set_seed
@@ -42,6 +43,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     check that fails leaves no folder behind. After an interruption the last step boundary is saved and
     :class:`RunError` says how to go on.
     """
+    gc.collect()  # the weights of a run before, in the same process, hang in cycles of references
     with StopSignals() as signals:
         try:
             return _train(config, out, resume, progress, signals)
