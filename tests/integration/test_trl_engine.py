@@ -11,16 +11,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from trl_fakes import tiny_folder
 
-from fastslow.config_io import override_config, parse_config
+from fastslow.config import config_dir
+from fastslow.config_io import load_config, override_config, parse_config
 from fastslow.engines import pick_engine
 from fastslow.engines.trl import train
 from fastslow.engines.trl_args import trainer_args
 from fastslow.errors import ConfigError, FastslowError
 from fastslow.measure.sources import open_run
+from fastslow.policy import compute
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.summary import read_summary
@@ -132,8 +135,6 @@ def test_gepa_is_local_whatever_the_engine(place):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "paper").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_papers_settings(path, tmp_path):
-    from fastslow.config_io import load_config
-
     loaded = load_config(path)
     slow = loaded.slow
     assert (loaded.engine, slow.group_size, loaded.fast.every, slow.problems_per_step) == ("trl", 8, 6, 32)
@@ -151,3 +152,11 @@ def test_accelerate_reads_its_configs(path):
     kind = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED", "cpu": "MULTI_GPU"}[path.stem]
     assert str(loaded.distributed_type).endswith(kind)
     assert loaded.use_cpu is (path.stem == "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without GPU")
+def test_without_a_gpu_auto_may_be_bfloat16(tmp_path, monkeypatch):
+    """The trainer refuses bfloat16 unless it is told that the CPU is meant, also where ``auto`` found it."""
+    monkeypatch.setattr(compute, "decoding_seconds", lambda: {torch.float32: 4.0, torch.bfloat16: 1.0})
+    args = trainer_args(load_config(config_dir() / "demo.yaml", ["engine=trl"]), str(tmp_path), processes=1)
+    assert args.bf16 and args.use_cpu and args.cast_lm_head_to_fp32

@@ -92,7 +92,7 @@ def _from_config(config: RunConfig, output_dir: str, processes: int, tokens: int
         "use_vllm": trl.use_vllm,
         "vllm_mode": trl.vllm_mode,
         "report_to": trl.report_to,
-        "use_cpu": config.model.device == "cpu",
+        "use_cpu": _device(config).type == "cpu",
         "save_strategy": "steps" if config.checkpoint_every else "no",
         "save_steps": config.checkpoint_every or 500,
         "save_total_limit": config.keep_checkpoints,
@@ -103,7 +103,7 @@ def _from_config(config: RunConfig, output_dir: str, processes: int, tokens: int
 
 def _defaults(config: RunConfig) -> dict[str, Any]:
     """What ``trl.options`` may change: number formats, and memory saved for time where there is a GPU."""
-    device = torch.device("cpu") if config.model.device == "cpu" else compute.pick_device("auto")
+    device = _device(config)
     bf16 = compute.pick_dtype(config.model.train_dtype, device) == torch.bfloat16
     loading = {"dtype": "float32", "use_safetensors": True, "revision": config.model.revision}
     vllm = {"generation_kwargs": {"stop": config.sampling.stop, "include_stop_str_in_output": True}}
@@ -115,6 +115,10 @@ def _defaults(config: RunConfig) -> dict[str, Any]:
         "model_init_kwargs": loading,
         **(vllm if config.trl.use_vllm and config.sampling.stop else {}),
     }
+
+
+def _device(config: RunConfig) -> torch.device:
+    return torch.device("cpu") if config.model.device == "cpu" else compute.pick_device("auto")
 
 
 def _rows(config: RunConfig, processes: int, tokens: int) -> tuple[int, int]:
