@@ -37,7 +37,9 @@ def examine_machine(out: Path, threads: int | None = None, device: str = "auto")
 
 def _processor(threads: int | None) -> Finding:
     cores = usable_cores()
-    wanted = threads or os.cpu_count() or 1
+    from fastslow.policy import compute
+
+    wanted = threads or compute.usable_cores()
     found = f"{psutil.cpu_count(logical=False) or '?'} cores, {os.cpu_count()} threads, {_instructions()}"
     if wanted > cores:
         return warning("processor", f"{found}; {wanted} torch threads on {cores:g} usable",
@@ -155,12 +157,16 @@ def _dtype(device: str) -> list[Finding]:
         chosen = compute.pick_device(device)
     except ModelError as error:
         return [problem("dtype", str(error), "set model.device: auto")]
+    products = compute.pick_matmul("auto", chosen)
+    compute.set_matmul(products)
     picked = str(compute.pick_dtype("auto", chosen)).removeprefix("torch.")
     if chosen.type == "cuda":
         return [ok("dtype", f"auto is {picked} on {chosen}")]
     seconds = compute.decoding_seconds()
     times = [f"{str(d).removeprefix('torch.')} {1e6 * seconds[d]:,.0f} µs" for d in (torch.float32, torch.bfloat16)]
-    return [ok("dtype", f"auto is {picked}: a decoding step's product takes {', '.join(times)} (measured)")]
+    library = "oneDNN" if products == "onednn" else "PyTorch's default library"
+    measured = f"a decoding step's product takes {', '.join(times)} (measured; float32 by {library})"
+    return [ok("dtype", f"auto is {picked}: {measured}")]
 
 
 def _read(path: Path) -> str:
