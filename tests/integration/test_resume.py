@@ -53,7 +53,7 @@ def config(home: Path, method: str = "fst", **changes) -> RunConfig:
                   "float32_matmul": "default"},
         "task": {
             "path": str(home / "data.jsonl"), "scorer": "resume_scorer:score", "check_gold": False,
-            "train_size": 12, "val_size": 4,
+            "train_size": 12, "val_size": 4, "score_timeout": 60,  # a busy machine is no hanging scorer
         },
         "sampling": {"max_new_tokens": 5, "stop": list("etaoinshrdluABC ")},
         "fast": {"population": 2, "every": 2, "budget": 12, "proposals": 1},
