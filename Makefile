@@ -56,10 +56,11 @@ docs: setup ## write docs/configuration.md anew from the config's own fields
 
 bench: setup ## speed: gradient, sampling, profile, scaling, a step beside TRL (about an hour), the ledger
 	@$(BIN)/python benchmarks/gradient.py --write
-	@$(BIN)/python benchmarks/sampling.py --write
+	@$(BIN)/python benchmarks/sampling.py --bf16 --write
 	@$(BIN)/python benchmarks/profile_step.py --write
 	@$(BIN)/python benchmarks/scaling.py --write
-	@$(BIN)/python benchmarks/step.py --write
+	@$(BIN)/python benchmarks/step.py --rounds 2 --write
+	@$(BIN)/python benchmarks/step.py --rounds 1 --cold --context-tokens 1024 --trl-micro-batch 4 --write
 	@$(BIN)/python benchmarks/ledger.py
 
 reliability: setup ## kill and break runs, and write what came of it into docs/reliability.md
