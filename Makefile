@@ -56,6 +56,7 @@ docs: setup ## write docs/configuration.md anew from the config's own fields
 
 bench: setup ## speed: gradient, sampling, profile, scaling, a step beside TRL (about an hour), the ledger
 	@$(BIN)/python benchmarks/gradient.py --write
+	@$(BIN)/python benchmarks/products.py --write
 	@$(BIN)/python benchmarks/sampling.py --bf16 --write
 	@$(BIN)/python benchmarks/profile_step.py --write
 	@$(BIN)/python benchmarks/scaling.py --write

@@ -23,9 +23,9 @@ SOURCES = ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", 
 def installed(tmp_path_factory) -> Path:
     """The wheel of a copy of this checkout, unpacked as pip would."""
     # Asked of its metadata: importing it here fails once anything has imported the standard library's distutils.
-    version = metadata.version("setuptools")
-    if int(version.split(".")[0]) < 77:
-        pytest.skip(f"pyproject.toml builds with setuptools 77 or newer; this environment has {version}")
+    found = [d.version for d in metadata.distributions(name="setuptools")]
+    if not found or int(found[0].split(".")[0]) < 77:
+        pytest.skip(f"pyproject.toml builds with setuptools 77 or newer; this environment has {found or 'none'}")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()

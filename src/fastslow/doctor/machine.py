@@ -36,9 +36,9 @@ def examine_machine(out: Path, threads: int | None = None, device: str = "auto")
 
 
 def _processor(threads: int | None) -> Finding:
-    cores = usable_cores()
     from fastslow.policy import compute
 
+    cores = usable_cores()
     wanted = threads or compute.usable_cores()
     found = f"{psutil.cpu_count(logical=False) or '?'} cores, {os.cpu_count()} threads, {_instructions()}"
     if wanted > cores:
@@ -49,7 +49,9 @@ def _processor(threads: int | None) -> Finding:
 
 def usable_cores() -> float:
     """Cores this process may use: its affinity, and the container's quota."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from fastslow.policy import compute
+
+    affinity = compute.usable_cores()
     quota = _read(_CGROUP / "cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
         return min(affinity, int(quota[0]) / int(quota[1]))
