@@ -22,7 +22,7 @@ from fastslow.config import RunConfig
 from fastslow.config_io import dump_config, parse_config
 from fastslow.engines.local import train
 from fastslow.errors import RunError
-from fastslow.runs.checkpoint import load_latest
+from fastslow.runs.checkpoint import keep_last_weights, load_latest
 from fastslow.slow.learner import LocalLearner
 
 STEPS = 3
@@ -101,6 +101,16 @@ def unbroken(home):
 
 
 every_method = pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
+
+
+def test_a_run_of_which_the_weights_alone_were_kept_says_so(home, tmp_path):
+    settings = config(home, "rl", steps=1)
+    train(settings, tmp_path / "run")
+    keep_last_weights(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match=r"only the weights .* model\.init_from="):
+        train(settings, tmp_path / "run", resume=True)
+    onward = config(home, "rl", steps=1, model={**settings.model.model_dump(), "init_from": str(tmp_path / "run")})
+    train(onward, tmp_path / "onward")
 
 
 def stop_and_resume(settings: RunConfig, folder: Path, progress: Stop) -> None:

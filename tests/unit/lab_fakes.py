@@ -7,11 +7,13 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import torch
 from report_fakes import evaluation_line
 
 from fastslow.config import RunConfig
 from fastslow.lab.planning import Choice, LabRun, with_matched
 from fastslow.lab.runner import Clock, run_planned
+from fastslow.runs.checkpoint import save_checkpoint
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import MetricsWriter
 
@@ -38,7 +40,9 @@ class FakeTrainer:
             if self.stop_after == len(self.calls):
                 self.stop_after = None
                 raise KeyboardInterrupt
-            (run.checkpoints / "step-000001").mkdir(parents=True, exist_ok=True)
+            save_checkpoint(
+                run.checkpoints, 1, {name: {"w": torch.zeros(2)} for name in ("weights", "optimizer")}, {}, 1
+            )
             fast, slow = self._write(config, run)
             counts = {"fast": fast, "slow": slow, "evaluation": 0}
             run.write_summary(_summary(config, counts))

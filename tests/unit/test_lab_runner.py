@@ -22,7 +22,7 @@ from fastslow.lab.experiments.sweep import RATES, SWEEP, best_rates
 from fastslow.lab.lab import run_lab
 from fastslow.lab.mixed import mixed_rows
 from fastslow.lab.planning import Choice, LabRun, Planned, config_of, plan, told_context, with_matched
-from fastslow.lab.runner import Clock, _measure, left_by_others, run_planned
+from fastslow.lab.runner import Clock, _measure, drop_weights_except, left_by_others, run_planned
 from fastslow.lab.studies import DEFAULT_LR, STUDIES, find_study
 from fastslow.runs.directory import RunDirectory
 from fastslow.tasks.registry import build_task
@@ -135,21 +135,31 @@ def test_seeds_that_others_left_are_seen(tmp_path):
     experiment = find_experiment("when-it-pays")
     found = left_by_others(experiment, Choice(1, ("fst",)), tmp_path)
     assert [(p.study, p.seed) for p in found] == [("sums", 0), ("sums", 1), ("sums", 2)]
-    assert left_by_others(experiment, Choice(1, ("fst",), {"fst": 3e-5}), tmp_path) == []
+    assert left_by_others(experiment, Choice(1, ("fst",), {"sums": {"fst": 3e-5}}), tmp_path) == []
 
 
-def test_the_sweep_chooses_by_the_mean_over_both_studies(tmp_path):
+def test_the_sweep_chooses_for_every_arm_and_study(tmp_path):
     def train(config, out, *, resume):
-        end = {7.5e-6: 0.3, 1.5e-5: 0.5, 3e-5: 0.7}[config.slow.lr] - (0.5 if config.method == "fst" else 0) * (
-            config.slow.lr == 3e-5
-        )
+        end = {7.5e-6: 0.3, 1.5e-5: 0.5, 3e-5: 0.7}[config.slow.lr]
+        if config.method == "fst" and config.task.convention is None and config.slow.lr == 3e-5:
+            end = 0.2
         FakeTrainer({"fst": rises_to(end), "rl": rises_to(end)})(config, out, resume=resume)
 
     wanted = SWEEP.plan(Choice(1, ("fst", "rl")))
     run_planned(with_matched(wanted), tmp_path, Clock(), silent, train)
     runs = [LabRun(p, tmp_path / p.folder) for p in wanted]
-    assert best_rates(runs) == {"fst": DEFAULT_LR, "rl": 3e-5}
-    assert best_rates([r for r in runs if r.planned.lr != RATES[0]]) == {}  # not all rates, no choice
+    best = best_rates(runs)
+    assert best == {"sums": {"fst": DEFAULT_LR, "rl": 3e-5}, "sums-brackets": {"fst": 3e-5, "rl": 3e-5}}
+    assert best_rates([r for r in runs if r.planned.lr != RATES[0]]) == {"sums": {}, "sums-brackets": {}}
+    by = {p.study: p for p in plan(["products", "isomorphic-brackets", "mixed", "path-star"], Choice(1, ("rl",), best))}
+    assert {study: p.lr_of_fst for study, p in by.items()} == {
+        "products": DEFAULT_LR, "isomorphic-brackets": 3e-5, "mixed": 3e-5, "path-star": DEFAULT_LR,
+    }  # fmt: skip
+    drop_weights_except(runs, best)
+    kept = {(r.planned.study, r.planned.arm, r.planned.lr): RunDirectory(r.path).checkpoints for r in runs}
+    kept = {what: list(folder.rglob("*.safetensors")) for what, folder in kept.items() if folder.exists()}
+    assert set(kept) == {("sums", "fst", DEFAULT_LR), ("sums", "rl", 3e-5), ("sums-brackets", "fst", 3e-5)}
+    assert [file.name for files in kept.values() for file in files] == ["weights.safetensors"] * 3
 
 
 def test_a_whole_experiment_writes_page_data_figure_and_claims(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import torch
 from fastslow.errors import RunError
 from fastslow.runs import checkpoint as module
 from fastslow.runs.checkpoint import (
+    keep_last_weights,
     latest_checkpoint,
     load_checkpoint,
     load_latest,
@@ -81,6 +82,21 @@ def test_only_the_newest_are_kept_and_steps_sort_as_numbers(tmp_path):
         load_latest(tmp_path)
     save(tmp_path, 1_000_001, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-1000001"]
+
+
+def test_of_a_finished_run_the_last_weights_can_be_kept_alone(tmp_path):
+    keep_last_weights(tmp_path / "none")
+    save(tmp_path, 11), save(tmp_path, 12)
+    keep_last_weights(tmp_path)
+    path, tensors, state = load_latest(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        "manifest.json", "state.json", "weights.safetensors",
+    ]  # fmt: skip
+    assert path.name == "step-000012" and state == contents(12)[1]
+    assert torch.equal(tensors["weights"]["a"], contents(12)[0]["weights"]["a"]) and set(tensors) == {"weights"}
+    verify_checkpoint(path)
+    keep_last_weights(tmp_path)
+    verify_checkpoint(path)
 
 
 def test_the_same_step_may_be_saved_again(tmp_path):

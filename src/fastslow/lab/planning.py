@@ -67,22 +67,22 @@ class LabRun:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for: ``seeds`` 0 … N-1, ``arms``, and the learning rate of each arm (from the sweep)."""
+    """What the user asked for: ``seeds`` 0 … N-1, ``arms``, and the sweep's rates: swept study -> arm -> rate."""
 
     seeds: int
     arms: tuple[str, ...]
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def rate(self, arm: str) -> float:
-        return self.rates.get(arm, DEFAULT_LR)
+    def rate(self, arm: str, study: str) -> float:
+        """The AdamW learning rate with which ``arm`` is trained on ``study``."""
+        return self.rates.get(find_study(study).tuned_on, {}).get(arm, DEFAULT_LR)
 
 
 def plan(studies: Sequence[str], choice: Choice) -> list[Planned]:
     """Every study, seed by seed, FST first; after a stop all arms have the same seeds, as far as it got."""
-    fst = choice.rate("fst")
     arms = sorted(choice.arms, key=list(ARMS).index)
     return [
-        Planned(study, arm, seed, choice.rate(arm), fst)
+        Planned(study, arm, seed, choice.rate(arm, study), choice.rate("fst", study))
         for seed in range(choice.seeds)
         for study in studies
         for arm in arms

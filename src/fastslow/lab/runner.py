@@ -15,6 +15,7 @@ from fastslow.lab.base import Experiment, Job
 from fastslow.lab.parallel import SideBySide, next_ready, ready
 from fastslow.lab.planning import Choice, LabRun, Planned, config_of, plan, with_matched
 from fastslow.lab.studies import find_study
+from fastslow.runs.checkpoint import keep_last_weights
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.files import read_json, write_json
 from fastslow.runs.signals import Stopped
@@ -158,17 +159,23 @@ def _check_settled(run: LabRun, root: Path) -> None:
         raise RunError(f"{run.path}: a finished run of other settings is here; remove it, or choose another --out")
 
 
-def drop_weights_except(runs: Sequence[LabRun], rates: Mapping[str, float]) -> None:
-    """Of a sweep: the weights of learning rates that were not chosen."""
+def drop_weights_except(runs: Sequence[LabRun], rates: Mapping[str, Mapping[str, float]]) -> None:
+    """Of a sweep: the weights of learning rates that were not chosen. ``rates``: study -> arm -> the chosen one."""
     for run in runs:
-        if rates.get(run.planned.arm, run.planned.lr) != run.planned.lr:
+        one = run.planned
+        if rates.get(one.study, {}).get(one.arm, one.lr) != one.lr:
             shutil.rmtree(RunDirectory(run.path).checkpoints, ignore_errors=True)
 
 
 def _drop_weights(run: LabRun) -> None:
-    """Checkpoints that no measurement will ask for; a run's are 1.6 GB."""
-    if run.finished and run.planned.arm not in find_study(run.planned.study).keep:
-        shutil.rmtree(RunDirectory(run.path).checkpoints, ignore_errors=True)
+    """What no measurement will ask for: of a kept run all but its last weights, of any other every checkpoint."""
+    if not run.finished:
+        return
+    checkpoints = RunDirectory(run.path).checkpoints
+    if run.planned.arm not in find_study(run.planned.study).keep:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    else:
+        keep_last_weights(checkpoints)
 
 
 def _measure(

@@ -16,6 +16,8 @@ from fastslow.errors import FastslowError
 
 DEFAULT_LR = 1.5e-5
 """AdamW learning rate of every arm until the sweep has been run."""
+TUNED_ON = ("sums", "sums-brackets")
+"""The studies of the sweep: for tasks as they are, and for tasks under a convention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ class Study:
     @property
     def path(self) -> Path:
         return config_dir() / "lab" / f"{self.config}.yaml"
+
+    @property
+    def tuned_on(self) -> str:
+        """The swept study whose learning rates it takes: answers under a convention have rates of their own."""
+        conventional = self.config == "mixed" or any(s.startswith("task.convention=") for s in self.settings)
+        return TUNED_ON[conventional]
 
 
 _LONGER = ("sampling.max_new_tokens=12",)

@@ -15,6 +15,7 @@ from fastslow.evaluation.curves import Curves, curves_from_lines
 from fastslow.evaluation.plasticity import BASE, Plasticity, compare_plasticity
 from fastslow.measure.result import Measured, Say, arms_of, as_data, difference, interval, silent
 from fastslow.measure.sources import OpenRun, open_run
+from fastslow.runs.checkpoint import keep_last_weights
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 
@@ -117,6 +118,7 @@ def _finished(config: RunConfig, folder: Path, say: Say, train: Train) -> list[d
     else:
         say(f"{folder}: {config.steps} steps of RL on {config.task.name}")
         train(config, folder, resume=run.config_path.exists())
+        keep_last_weights(run.checkpoints)
     return read_metrics(run.metrics_path)
 
 

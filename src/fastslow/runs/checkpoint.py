@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastslow.errors import RunError
-from fastslow.runs.files import describe_os_error, disk_errors, free_bytes, json_text, sync_file, sync_folder
+from fastslow.runs.files import (
+    describe_os_error,
+    disk_errors,
+    free_bytes,
+    json_text,
+    sync_file,
+    sync_folder,
+    write_text,
+)
 from fastslow.runs.versions import package_versions
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
 _GROUP = re.compile(r"[a-z0-9_-]+")
 _FILE = re.compile(r"[a-z0-9_-]+\.(safetensors|json)")
-_STATE, _MANIFEST = "state.json", "manifest.json"
+_STATE, _MANIFEST, _WEIGHTS = "state.json", "manifest.json", "weights.safetensors"
 _TEMPORARY, _REPLACED, _DOOMED = ".tmp-", ".old-", ".del-"
 _HEADER_BYTES = 1 << 20  # room for headers, state and manifest beside the tensors, when disk space is reckoned
 
@@ -124,6 +132,25 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         if _sha256(path / name) != entry["sha256"]:
             raise _damaged(path, name, "has changed since it was written")
     return manifest
+
+
+def keep_last_weights(folder: Path) -> None:
+    """Of a finished run's checkpoints leave the newest, and of that the weights: a third of its size.
+
+    The manifest goes first, written aside and renamed: a kill in between leaves files that it no longer lists.
+    """
+    last = newest_checkpoint(folder)
+    if last is None:
+        return
+    manifest = _read_manifest(last)
+    gone = [name for name in manifest["files"] if name.endswith(".safetensors") and name != _WEIGHTS]
+    kept = {key: value for key, value in manifest.items() if key != "digest"}
+    kept["files"] = {name: entry for name, entry in manifest["files"].items() if name not in gone}
+    with disk_errors(last):
+        write_text(last / _MANIFEST, json_text({**kept, "digest": _digest(kept)}))
+        for name in gone:
+            (last / name).unlink(missing_ok=True)
+        _prune(folder, 1, newest=last)
 
 
 def remove_strays(folder: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastslow.config import RunConfig
+from fastslow.errors import RunError
 from fastslow.evaluation.accuracy import Accuracy, accuracy_pair
 from fastslow.fast.base import FastOptimizer, FastReport
 from fastslow.runs.checkpoint import load_latest, save_checkpoint
@@ -98,7 +99,12 @@ class Recorder:
             self.ledger.rewind(None)
             self.run.rewind_populations(-1)
             return None
-        _, tensors, saved = found
+        path, tensors, saved = found
+        if "optimizer" not in tensors:
+            raise RunError(
+                f"{path}: only the weights of this finished run were kept, so it can't go on; start a new "
+                f"run with model.init_from={self.run.path}"
+            )
         learner.load_state(tensors, saved["learner"])
         set_rng_state(tensors["rng"], saved["rng"])
         self.metrics.rewind(saved["metrics_position"])
