@@ -106,12 +106,14 @@ class Turns:
     def __enter__(self) -> Turns:
         return self
 
-    def play(self, rounds: int, *, cold: bool = False) -> None:
-        """One uncounted round to warm up, then ``rounds`` that count; ``cold``: without the first."""
+    def play(self, rounds: int, *, cold: bool = False, twice: bool = False) -> None:
+        """One uncounted round to warm up, then ``rounds`` that count; ``cold``: without the first. ``twice``: every
+        turn is played twice and the second counts, where one side's long turns leave the memory of a short one cold."""
         for number in range(1 if cold else 0, rounds + 1):
             for name, turn in self._turns.items():
-                turn.send(True)
-                result = turn.recv()
+                for _ in range(2 if twice else 1):
+                    turn.send(True)
+                    result = turn.recv()
                 console.print(f"[dim]round {number}, {name}: {result}[/dim]")
                 if number:
                     self.results[name].append(result)

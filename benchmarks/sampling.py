@@ -5,18 +5,21 @@ python benchmarks/sampling.py --vllm-python ~/vllm/bin/python     # an environme
 
 Same model, prompts and token counts, each side in a process of its own, in turns. Every round stands for a step with
 new weights, so nothing is kept from one round to the next: contexts are prefilled anew and vLLM's prefix cache is
-emptied.
+emptied. Its weights stay as they are, while casting and packing new ones is counted here. Both give every token's
+log-probability. Each turn is played twice, and the second counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,7 @@ def own_side(turn: Connection, args: argparse.Namespace) -> None:
 def generate_side(turn: Connection, args: argparse.Namespace, dtype: str = "float32") -> None:
     model, _, prompts = prepared(args, dtype)
     compute.set_matmul("default")
-    lm = model.sampling_model()
+    lm = copy.deepcopy(model.model).to(model.sampling_dtype)
     lm.set_attn_implementation("sdpa")
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
@@ -66,10 +69,6 @@ def generate_side(turn: Connection, args: argparse.Namespace, dtype: str = "floa
             min_new_tokens=args.new_tokens, pad_token_id=0,
         )  # fmt: skip
         turn.send(_result(start, len(prompts) * args.new_tokens))
-
-
-def generate_bf16_side(turn: Connection, args: argparse.Namespace) -> None:
-    generate_side(turn, args, "bfloat16")
 
 
 def vllm_side(turn: Connection, args: argparse.Namespace) -> None:
@@ -109,17 +108,20 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=8)
-    parser.add_argument("--bf16", action="store_true", help="transformers.generate in bfloat16 too")
+    parser.add_argument("--float32", action="store_true", help="transformers.generate in float32 too")
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
-    sides: dict[str, Any] = {f"fastslow, {own_dtype()}": own_side, "transformers.generate, float32": generate_side}
-    if args.bf16:
-        sides["transformers.generate, bfloat16"] = generate_bf16_side
+    sides: dict[str, Any] = {
+        f"fastslow, {own_dtype()}": own_side,
+        f"transformers.generate, {own_dtype()}": partial(generate_side, dtype=own_dtype()),
+    }
+    if args.float32:
+        sides["transformers.generate, float32"] = generate_side
     if args.vllm_python:
         sides[f"vLLM, {own_dtype()}, prefix caching"] = vllm_side
     with Turns(sides, args) as turns:
-        turns.play(args.rounds)
+        turns.play(args.rounds, twice=True)
     own = next(iter(turns.results.values()))
     rows = [
         [name, spread([r["seconds"] for r in rs]), spread([r["rate"] for r in rs]), ratios(own, rs, "rate")]
@@ -128,7 +130,7 @@ def main() -> None:
     write_section(
         f"sampling-{args.context_tokens}",
         f"{8 * args.problems} rollouts of {args.new_tokens} tokens, 4 contexts of {args.context_tokens} tokens; "
-        f"{args.rounds} alternating rounds, median [min, max]",
+        f"{args.rounds} alternating rounds, the second of two turns each, median [min, max]",
         ["sampler", "seconds", "sampled tokens a second", "fastslow is faster by"],
         rows,
         write=args.write,

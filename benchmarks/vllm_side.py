@@ -26,7 +26,7 @@ def main() -> None:
         max_num_seqs=len(job["prompts"]), seed=0,
     )  # fmt: skip
     params = SamplingParams(
-        temperature=1.0, max_tokens=job["new_tokens"], min_tokens=job["new_tokens"], ignore_eos=True
+        temperature=1.0, max_tokens=job["new_tokens"], min_tokens=job["new_tokens"], ignore_eos=True, logprobs=0
     )
     prompts = [{"prompt_token_ids": p} for p in job["prompts"]]
     for _ in sys.stdin:

@@ -19,7 +19,7 @@ from fastslow.config_io import parse_config
 from fastslow.fast.gepa_bridge import GepaOptimizer
 from fastslow.fast.population import Population
 from fastslow.fst import FastSlowTraining
-from fastslow.policy.decoding import ContextStore
+from fastslow.policy.context_store import ContextStore
 from fastslow.staleness import StaleError, require_current
 from fastslow.types import Group
 

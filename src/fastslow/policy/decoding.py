@@ -1,6 +1,6 @@
 """Keys and values of the sampler: shared by context, copied per row only for the problem and the reply.
 
-Rows are always sorted by context, so the rows of one context are a slice and meet its keys in one matrix product.
+Rows are always sorted by context; how they meet the contexts' keys is in :mod:`fastslow.policy.shared_keys`.
 Shapes as in :mod:`fastslow.policy.tree_attention`; R rows under way, S slots of a row (problem + reply).
 """
 
@@ -13,92 +13,26 @@ from torch import Tensor
 
 from fastslow.policy.context_store import ContextStore, Prefix
 from fastslow.policy.model import Policy
-from fastslow.policy.tree_attention import (
-    AttentionOptions,
-    KeyValue,
-    Rows,
-    attention_plan,
-    cap,
-    window_allows,
-)
-
-
-def _spans(prefixes: Sequence[Prefix]) -> list[tuple[Prefix, int, int]]:
-    """Runs of equal neighbours: (context, first row, end row)."""
-    spans: list[tuple[Prefix, int, int]] = []
-    for i, prefix in enumerate(prefixes):
-        if spans and spans[-1][0] == prefix:
-            spans[-1] = (prefix, spans[-1][1], i + 1)
-        else:
-            spans.append((prefix, i, i + 1))
-    return spans
-
-
-def _attend_spans(
-    store: ContextStore,
-    spans: Sequence[tuple[Prefix, int, int]],
-    layer: int,
-    q_HRLD: Tensor,
-    own: KeyValue,
-    allowed_RLS: Tensor,
-    positions: tuple[Tensor, Tensor],
-    options: AttentionOptions,
-) -> Tensor:
-    """Rows of each context against its stored keys and their own; ``positions`` are those of queries and own keys.
-
-    The same as :func:`~fastslow.policy.tree_attention.attend_rows` span by span, without autograd: all rows share one
-    softmax over [longest context + own], written in place, because a decoding step is many tiny operations.
-    """
-    query_RL, own_RS = positions
-    if options.window is not None:
-        allowed_RLS = allowed_RLS & window_allows(query_RL, own_RS, options.window)
-    k_JRSD, v_JRSD = own
-    H, R, L, D = q_HRLD.shape
-    J, S = k_JRSD.shape[0], k_JRSD.shape[2]
-    Q = H // J
-    q = (q_HRLD * options.scaling).view(J, Q, R, L, D).transpose(1, 2).reshape(J, R, Q * L, D)
-    shared = [store.get(prefix, layer, (k_JRSD[:, 0], v_JRSD[:, 0])) for prefix, _, _ in spans]
-    C = max(k.shape[1] for k, _ in shared)
-    scores = q.new_full((J, R, Q * L, C + S), float("-inf"), dtype=torch.float32)
-    own_scores = torch.matmul(q, k_JRSD.transpose(-1, -2)).view(J, R, Q, L, S)
-    own_scores = cap(own_scores.float(), options.softcap)
-    scores[..., C:] = own_scores.masked_fill_(~allowed_RLS[None, :, None], float("-inf")).view(J, R, Q * L, S)
-    for (prefix, a, b), (k, _) in zip(spans, shared, strict=True):
-        if not prefix:
-            continue
-        part = torch.matmul(q[:, a:b].reshape(J, -1, D), k.transpose(-1, -2)).view(J, b - a, Q * L, -1)
-        part = cap(part.float(), options.softcap)
-        if options.window is not None:
-            position = torch.arange(len(prefix), device=q.device).expand(b - a, -1)
-            seen = window_allows(query_RL[a:b], position, options.window)
-            part = part.view(J, b - a, Q, L, -1).masked_fill(~seen[None, :, None], float("-inf")).view_as(part)
-        scores[:, a:b, :, : len(prefix)] = part
-    weights = torch.softmax(scores, dim=-1).to(v_JRSD.dtype)
-    output = torch.matmul(weights[..., C:], v_JRSD)
-    for (prefix, a, b), (_, v) in zip(spans, shared, strict=True):
-        if prefix:
-            part = weights[:, a:b, :, : len(prefix)].reshape(J, -1, len(prefix))
-            output[:, a:b] += torch.matmul(part, v).view(J, b - a, Q * L, -1)
-    return output.view(J, R, Q, L, -1).transpose(1, 2).reshape(H, R, L, -1)
+from fastslow.policy.shared_keys import SharedKeys, Stacks, hidden_where
+from fastslow.policy.tree_attention import AttentionOptions, KeyValue, Rows, attention_plan, window_allows
 
 
 class _ProblemPlan:
     """Prefill of problems under stored contexts; keeps their keys and values as padded rows."""
 
     def __init__(self, store: ContextStore, prefixes: Sequence[Prefix], suffixes: Sequence[Prefix], device) -> None:
-        self.store, self.spans = store, _spans(prefixes)
+        self.shared = SharedKeys(store, prefixes, device)
         self.rows = Rows([len(s) for s in suffixes], device)
         column = torch.arange(self.rows.length, device=device)
         depth = torch.tensor([len(p) for p in prefixes], device=device)
         self.position_RL = depth[:, None] + column[None]
-        self.allowed = (column[:, None] >= column[None, :])[None].expand(self.rows.count, -1, -1)
+        self.hidden_1LL = hidden_where(column[:, None] < column[None, :])[None]
         self.layers: dict[int, KeyValue] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
         own = self.layers[layer] = (self.rows.pad(k), self.rows.pad(v))
-        positions = (self.position_RL, self.position_RL)
-        output = _attend_spans(self.store, self.spans, layer, self.rows.pad(q), own, self.allowed, positions, options)
-        return self.rows.unpad(output)
+        hidden = beyond_window(self.hidden_1LL, self.position_RL, self.position_RL, options)
+        return self.rows.unpad(self.shared.attend(layer, self.rows.pad(q), own, hidden, self.position_RL, options))
 
 
 def prefill_problems(
@@ -130,8 +64,16 @@ def prefill_problems(
         [prefixes[p] for p in pairs.tolist()],
         torch.tensor([len(suffixes[p]) for p in pairs.tolist()], device=device),
         layers,
+        plan.shared.stacks,
     )
     return rows, logits_PV[pairs]
+
+
+def beyond_window(hidden_RLS: Tensor, query_RL: Tensor, key_RS: Tensor, options: AttentionOptions) -> Tensor:
+    """What to add to scores: ``hidden_RLS``, and minus infinity outside of a sliding window, by positions."""
+    if options.window is None:
+        return hidden_RLS
+    return hidden_RLS.masked_fill(~window_allows(query_RL, key_RS, options.window), float("-inf"))
 
 
 def _with_room(x_JRSD: Tensor, slots: int) -> Tensor:
@@ -142,10 +84,15 @@ class DecodeRows:
     """The rows being decoded: their own keys and values, and how many slots of each row are filled."""
 
     def __init__(
-        self, store: ContextStore, prefixes: list[Prefix], filled_R: Tensor, layers: dict[int, KeyValue]
+        self,
+        store: ContextStore,
+        prefixes: list[Prefix],
+        filled_R: Tensor,
+        layers: dict[int, KeyValue],
+        stacks: Stacks | None = None,
     ) -> None:
         self.store, self.prefixes, self.filled_R, self.layers = store, prefixes, filled_R, layers
-        self.spans = _spans(prefixes)
+        self.shared = SharedKeys(store, prefixes, filled_R.device, stacks)
         self.depth_R = torch.tensor([len(p) for p in prefixes], device=filled_R.device)
 
     def step(self, policy: Policy, tokens: Sequence[int]) -> Tensor:
@@ -153,7 +100,7 @@ class DecodeRows:
         slots = next(iter(self.layers.values()))[0].shape[2]
         column = torch.arange(slots, device=policy.device)
         self.row = torch.arange(len(tokens), device=policy.device)
-        self.allowed_RLS = (column[None, :] <= self.filled_R[:, None])[:, None, :]
+        self.hidden_R1S = hidden_where(column[None, :] > self.filled_R[:, None])[:, None, :]
         self.position_RL = (self.depth_R + self.filled_R)[:, None]
         self.own_position_RS = self.depth_R[:, None] + column[None]
         with attention_plan(self):
@@ -165,17 +112,16 @@ class DecodeRows:
         keys, values = self.layers[layer]
         keys[:, self.row, self.filled_R] = k
         values[:, self.row, self.filled_R] = v
-        positions = (self.position_RL, self.own_position_RS)
-        output = _attend_spans(
-            self.store, self.spans, layer, q[:, :, None], (keys, values), self.allowed_RLS, positions, options
-        )
-        return output[:, :, 0]
+        hidden = beyond_window(self.hidden_R1S, self.position_RL, self.own_position_RS, options)
+        q_HRLD = q[:, :, None]
+        return self.shared.attend(layer, q_HRLD, (keys, values), hidden, self.position_RL, options)[:, :, 0]
 
     def keep(self, indices: Sequence[int]) -> DecodeRows:
         """These rows, in this order."""
         index = torch.tensor(list(indices), device=self.filled_R.device, dtype=torch.long)
         layers = {n: (k.index_select(1, index), v.index_select(1, index)) for n, (k, v) in self.layers.items()}
-        return DecodeRows(self.store, [self.prefixes[i] for i in indices], self.filled_R[index], layers)
+        prefixes = [self.prefixes[i] for i in indices]
+        return DecodeRows(self.store, prefixes, self.filled_R[index], layers, self.shared.stacks)
 
     @staticmethod
     def merge(first: DecodeRows, second: DecodeRows) -> DecodeRows:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fastslow.errors import ModelError
 from fastslow.policy.context_store import ContextStore, Prefix, prefill_contexts
 from fastslow.policy.prompts import PromptRenderer
+from fastslow.policy.sampling_copy import SamplingCopy
 from fastslow.types import Request
 
 
@@ -44,7 +45,7 @@ class Policy:
         self.contexts = ContextStore()
         self._weights_step = 0
         self.end_ids = _end_ids(self.causal_lm, tokenizer)
-        self._copy: nn.Module | None = None
+        self._copy: SamplingCopy | None = None
         self._copy_step: int | None = None
         self._base: nn.Module | None = None
 
@@ -100,13 +101,11 @@ class Policy:
         if self.sampling_dtype == torch.float32:
             return self.model
         if self._copy is None:
-            self._copy = copy.deepcopy(self.model).to(self.sampling_dtype).requires_grad_(False)
+            self._copy = SamplingCopy(self.model, self.sampling_dtype)
         if self._copy_step != self.weights_step:
-            with torch.no_grad():
-                for target, source in zip(self._copy.parameters(), self.model.parameters(), strict=True):
-                    target.copy_(source)
+            self._copy.refresh(self.model)
             self._copy_step = self.weights_step
-        return self._copy
+        return self._copy.model
 
     def keep_base(self) -> None:
         """Remember the present weights as π_base, for KL and drift. Adapters need no copy: they can be switched off."""

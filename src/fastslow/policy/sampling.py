@@ -16,6 +16,8 @@ from fastslow.policy.model import Policy
 from fastslow.seeds import derive_seed
 from fastslow.types import Completion, Context, FinishReason, Request
 
+_BLOCK = 256
+
 
 @dataclass(slots=True)
 class SampleRow:
@@ -64,15 +66,13 @@ class RowSampler:
         """The next token of each row and its log-probability; row r uses the next number of its own stream."""
         if self.config.temperature == 0:
             tokens_R = logits_RV.argmax(-1)
-            logprobs_RV = torch.log_softmax(logits_RV, dim=-1)
+            chosen_R = torch.log_softmax(logits_RV, dim=-1).gather(-1, tokens_R[:, None])[:, 0]
         else:
-            logprobs_RV = torch.log_softmax(logits_RV / self.config.temperature, dim=-1)
+            p_RV = torch.softmax(logits_RV / self.config.temperature, dim=-1)
             last = self.config.max_new_tokens - 1  # an ended row of a fixed batch draws on, unheard
             uniform = np.array([r.uniforms[min(len(r.completion_ids), last)] for r in rows])
-            cdf_RV = logprobs_RV.exp().cumsum(-1, dtype=torch.float64)
-            point_R1 = torch.from_numpy(uniform).to(cdf_RV.device)[:, None] * cdf_RV[:, -1:]
-            tokens_R = torch.searchsorted(cdf_RV, point_R1, right=True)[:, 0].clamp_max(logits_RV.shape[-1] - 1)
-        chosen_R = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
+            tokens_R = inverse_cdf(p_RV, torch.from_numpy(uniform).to(p_RV.device))
+            chosen_R = p_RV.gather(-1, tokens_R[:, None])[:, 0].log()
         chosen = chosen_R.tolist()
         if any(map(math.isnan, chosen)):  # one NaN or +inf among a row's logits makes all its log-probabilities NaN
             raise ModelError(
@@ -105,3 +105,33 @@ class RowSampler:
             text=text[: min(cuts)] if cuts else text,
             finish_reason=reason,
         )
+
+
+def inverse_cdf(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """Tokens [R] at which the running sum of ``p_RV`` passes ``uniform_R`` (float64, in [0, 1)).
+
+    First the block of the vocabulary, then the token in it: only one block a row is summed up token by token, in
+    float64. A token of no probability is never drawn.
+
+    >>> inverse_cdf(torch.tensor([[0.5, 0.0, 0.5]]).expand(3, -1), torch.tensor([0.0, 0.5, 0.999])).tolist()
+    [0, 2, 2]
+    """
+    (R, V), block = p_RV.shape, _BLOCK
+    if V % block:
+        p_RV = torch.nn.functional.pad(p_RV, (0, block - V % block))
+    p_RNB = p_RV.view(R, -1, block)
+    blocks_RN = p_RNB.sum(-1).to(torch.float64)
+    block_R1, before_R = _pick(blocks_RN, uniform_R * blocks_RN.sum(-1))
+    inside_RB = p_RNB[torch.arange(R, device=p_RV.device), block_R1[:, 0]].to(torch.float64)
+    share_R = before_R / blocks_RN.gather(-1, block_R1)[:, 0]
+    token_R1, _ = _pick(inside_RB, share_R * inside_RB.sum(-1))
+    return block_R1[:, 0] * block + token_R1[:, 0]
+
+
+def _pick(p_RN: Tensor, point_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Index [R, 1] of the entry in which ``point_R`` falls, never one of 0, and how far into it."""
+    sums_RN = p_RN.cumsum(-1)
+    index_R1 = torch.searchsorted(sums_RN, point_R[:, None], right=True)
+    last_R1 = (p_RN > 0).to(torch.uint8).mul(torch.arange(1, p_RN.shape[1] + 1, device=p_RN.device)).argmax(-1)[:, None]
+    index_R1 = torch.minimum(index_R1, last_R1)  # rounding may put the point behind the end
+    return index_R1, point_R - (sums_RN - p_RN).gather(-1, index_R1)[:, 0]
