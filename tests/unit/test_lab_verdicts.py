@@ -25,6 +25,11 @@ from fastslow.lab.experiments.weighed import PAIRS, plan_pairs
 from fastslow.lab.verdicts import bounds, judge, judge_all, minus
 from fastslow.lab.writer import page_text
 
+
+def jumps_at(share: float):
+    return lambda spent: 0.9 if spent >= share else 0.0
+
+
 LOW, MIDDLE, HIGH = rises_to(0.3), rises_to(0.5), rises_to(0.9)
 SOON, LATE = rises_to(0.8, soon=0.25), rises_to(0.6)
 
@@ -88,21 +93,29 @@ def test_asymptote(tmp_path, fst, rl, expected):
 
 
 @pytest.mark.parametrize(
-    ("fst", "rl", "expected"), [(SOON, LOW, "holds"), (LOW, SOON, "doesn't"), (LOW, LOW, "can't tell")]
+    ("fst", "rl", "expected"),
+    [
+        (jumps_at(0.1), jumps_at(2.0), ["holds", "holds"]),
+        (jumps_at(0.1), jumps_at(0.7), ["holds", "holds"]),
+        (jumps_at(0.1), jumps_at(0.3), ["holds", "doesn't"]),
+        (jumps_at(0.5), jumps_at(2.0), ["holds", "can't tell"]),  # RL's is not known to five times FST's
+        (LOW, SOON, ["doesn't", "doesn't"]),
+        (LOW, LOW, ["can't tell", "doesn't"]),
+    ],
 )
 def test_zero_reward(tmp_path, fst, rl, expected):
     from_zero = {
         arm: lambda share, c=curve: c(share) if share else 0.0 for arm, curve in {"fst": fst, "rl": rl}.items()
     }
-    result = zero.analyse(trained(tmp_path, ["sums-brackets"], from_zero), {})
-    assert verdicts(result) == [expected]
+    result = zero.analyse(trained(tmp_path, ["brackets-long"], from_zero), {})
+    assert verdicts(result) == expected
     assert "Who moves first" in drawn(result, "zero-reward", tmp_path)
 
 
 def test_a_start_above_zero_is_no_escape(tmp_path):
     curves = {"fst": rises_to(0.9, start=0.3), "rl": rises_to(0.4, start=0.3)}
-    (found,) = zero.analyse(trained(tmp_path, ["sums-brackets"], curves), {}).findings
-    assert found.verdict == "can't tell" and "no zero" in found.why
+    for found in zero.analyse(trained(tmp_path, ["brackets-long"], curves), {}).findings:
+        assert found.verdict == "can't tell" and "no zero" in found.why
 
 
 @pytest.mark.parametrize(
