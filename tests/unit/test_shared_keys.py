@@ -103,6 +103,20 @@ def test_a_packed_layer_gives_the_plain_product(rows, bias):
     torch.testing.assert_close(packed(x), linear(x), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+def test_torch_still_has_the_operations_that_pack():
+    """They are no public interface: where they are renamed or changed, this fails, and sampling only becomes slower."""
+    linear = nn.Linear(96, 128).requires_grad_(False)  # float32: any processor can
+    packed, x = PackedLinear(linear), torch.randn(5, 96)
+    packed.load(linear.weight)
+    torch.testing.assert_close(packed(x), linear(x))
+
+
+def test_without_those_operations_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(sampling_copy, "_ops", lambda: object())
+    assert not can_pack.__wrapped__(torch.bfloat16)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
