@@ -11,7 +11,7 @@ from torch import nn
 from fastslow.config import LoraConfig
 from fastslow.policy import sampling_copy
 from fastslow.policy.context_store import ContextStore
-from fastslow.policy.sampling import inverse_cdf
+from fastslow.policy.sampling import _pick, inverse_cdf
 from fastslow.policy.sampling_copy import PackedLinear, SamplingCopy, can_pack, pack_linears
 from fastslow.policy.shared_keys import SharedKeys, _group, hidden_where, spans_of
 from fastslow.policy.tree_attention import AttentionOptions, attend_rows, window_allows
@@ -29,7 +29,7 @@ BATCHES = {
     "one context": [prefix(7)] * 4,
     "other lengths": [prefix(3)] * 2 + [prefix(5, 10)] * 2,
     "other counts": [prefix(6)] * 5 + [prefix(6, 10)] * 1 + [prefix(6, 20)] * 2,
-    "two groups": [prefix(2)] * 1 + [prefix(40, 10)] * 6,
+    "two groups": [prefix(2)] + [prefix(3, 5)] + [prefix(40, 10)] * 6,
     "some without": [()] * 2 + [prefix(4)] * 3 + [prefix(5, 9)] * 2,
     "none": [()] * 3,
 }
@@ -185,3 +185,10 @@ def test_what_has_no_probability_is_never_drawn(uniform):
     assert token == (300 if uniform < 0.5 else 599)
     p[0, 599] = 0.0
     assert inverse_cdf(p, torch.tensor([uniform], dtype=torch.float64)).item() == 300
+
+
+def test_a_point_that_rounding_puts_behind_the_end_falls_on_the_last_that_can_be_drawn():
+    index, _ = _pick(
+        torch.tensor([[0.5, 0.5, 0.0, 0.0]], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
+    )
+    assert index.tolist() == [[1]]

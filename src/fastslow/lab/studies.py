@@ -95,7 +95,7 @@ STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
         _sums("sums", "sums", None, keep=("fst", "rl")),
-        _sums("sums-period", "sums, a full stop behind", "period"),
+        _sums("sums-period", "sums, a full stop behind", "period", keep=("fst", "rl")),
         _sums("sums-prefix", "sums behind 'Result:'", "prefix"),
         _sums("sums-brackets", "sums in brackets", "brackets", keep=("fst", "rl-told")),
         _sums("sums-json", "sums as JSON", "json"),

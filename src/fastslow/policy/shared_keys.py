@@ -125,7 +125,7 @@ class _Group:
 
     def add_values(self, output_JRMD: Tensor, weights_JRMC: Tensor, v_JGCD: Tensor) -> None:
         product = torch.matmul(self._laid_out(weights_JRMC), v_JGCD)
-        output_JRMD += self._rows(product, output_JRMD.shape[2], fill=0.0)
+        output_JRMD += self._rows(product, output_JRMD.shape[2])
 
     def _laid_out(self, x_JRMD: Tensor) -> Tensor:
         """[J, R, M, D] -> [J, G, W·M, D]."""
@@ -135,8 +135,8 @@ class _Group:
             x_JRMD = laid.index_copy_(1, self._slot, x_JRMD.index_select(1, self._row))
         return x_JRMD.reshape(J, len(self.contexts), self.wide * M, D)
 
-    def _rows(self, x_JGXD: Tensor, M: int, fill: float = float("-inf")) -> Tensor:
-        """[J, G, W·M, D] -> [J, R, M, D]; ``fill`` for rows of no context here."""
+    def _rows(self, x_JGXD: Tensor, M: int) -> Tensor:
+        """[J, G, W·M, D] -> [J, R, M, D]; zeros for rows of no context here."""
         J, D = x_JGXD.shape[0], x_JGXD.shape[-1]
         laid = x_JGXD.view(J, len(self.contexts) * self.wide, M, D)
         if self._slot is None:
@@ -144,7 +144,7 @@ class _Group:
         picked = laid.index_select(1, self._slot)
         if len(self._slot) == self.rows:
             return picked
-        return picked.new_full((J, self.rows, M, D), fill).index_copy_(1, self._row, picked)
+        return picked.new_zeros(J, self.rows, M, D).index_copy_(1, self._row, picked)
 
 
 def hidden_where(mask: Tensor) -> Tensor:

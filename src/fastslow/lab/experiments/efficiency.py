@@ -13,7 +13,7 @@ from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table, panels
 from fastslow.lab.verdicts import Finding, bounds, judge, signed
 
-STUDIES = ("sums", "sums-prefix", "sums-brackets")
+STUDIES = ("sums", "sums-period", "sums-prefix", "sums-brackets")
 RIVALS = ("rl", "rl-told")
 
 
