@@ -153,6 +153,17 @@ def test_continual(tmp_path, fst, rl, expected):
     assert "At the end of every stage" in drawn(result, "continual", tmp_path)
 
 
+@pytest.mark.parametrize(("in_a_row", "expected"), [(0.9, "holds"), (0.3, "doesn't"), (0.5, "can't tell")])
+def test_a_stage_is_near_its_peak_where_the_task_alone_ends_little_higher(tmp_path, in_a_row, expected):
+    runs = trained(tmp_path / "row", ["switch-skill"], {"fst": lambda share: in_a_row, "rl": rises_to(0.9)}, seeds=2)
+    alone = {"fst": rises_to(0.5 / 0.9), "rl": lambda share: 0.0}
+    runs += trained(tmp_path / "alone", ["sums", "products"], alone, seeds=2)
+    found = [f for f in continual.analyse(runs, {}).findings if "peak" in f.claim]
+    # Isomorphic strings were not trained alone, and RL reaches nothing alone.
+    assert [f.claim for f in found] == ["FST's stage 1 ends near its peak", "FST's stage 3 ends near its peak"]
+    assert [f.verdict for f in found] == [expected] * 2
+
+
 def pairs(tmp_path, fst=MIDDLE, rl=MIDDLE):
     curves = {"fst": fst, "rl": rl, "rl-told": rl}
     return trained(tmp_path, (), curves, seeds=2, plan_of=plan_pairs)

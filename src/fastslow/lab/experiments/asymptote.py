@@ -67,5 +67,4 @@ ASYMPTOTE = Experiment(
     paper="CodeIO 47.4 vs 43.0, HoVer-hard 25.0 vs 17.3, Math 49.2 vs 46.4",
     studies=STUDIES,
     analyse=analyse,
-    seeds=2,
 )

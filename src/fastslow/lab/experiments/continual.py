@@ -15,14 +15,21 @@ from fastslow.evaluation.intervals import Estimate
 from fastslow.lab.base import Experiment, Measurements, Result, Table
 from fastslow.lab.figures import draw_curves
 from fastslow.lab.planning import LabRun, by_arm
-from fastslow.lab.readings import CURVE_HEADER, curve_rows, difference, estimate, paired
+from fastslow.lab.readings import CURVE_HEADER, curve_rows, difference, estimate, final, paired
 from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table, panels
-from fastslow.lab.verdicts import Finding, judge, signed, unsigned
+from fastslow.lab.verdicts import Finding, judge, minus, signed, unsigned
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 
 STUDIES = ("switch-convention", "switch-skill")
+ALONE = {
+    "switch-convention": ("sums-brackets", "sums-prefix", "sums-json"),
+    "switch-skill": ("sums", "isomorphic", "products"),
+}
+"""Schedule -> the study of each of its stages: the same task and steps, from the base model."""
+NEAR = 0.9
+"""A stage is near its peak where it ends above so much of what the arm reaches on its task alone."""
 
 
 def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
@@ -34,14 +41,16 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
             for number in range(len(ends[0])):
                 value = unsigned(estimate([values[number] for values in ends]))
                 rows.append([title, ARMS[arm].title, str(number + 1), str(len(members)), value])
-        findings += findings_of(runs, study)
+        findings += [*findings_of(runs, study), *near_peak(runs, study)]
     header = ["schedule", "arm", "stage", "seeds", "accuracy on its task at its end [95%]"]
     return Result(
         findings,
         [Table("At the end of every stage", header, rows), arms_table(runs, STUDIES)],
-        (CURVE_HEADER, curve_rows(runs)),
+        (CURVE_HEADER, curve_rows([run for run in runs if run.planned.study in STUDIES])),
         lambda out: draw_curves(panels(runs, STUDIES), out, "Three tasks in one run: the one being trained"),
-        ["RL spends in every stage the total rollouts that FST spent in it. The first evaluation of a stage's curve is "
+        [f"Near its peak: the end of the stage minus {NEAR:g} times what the same arm reaches by the same steps on the "
+         "stage's task alone, from the base model, is above 0. Where it reaches nothing alone, nothing is said.",
+         "RL spends in every stage the total rollouts that FST spent in it. The first evaluation of a stage's curve is "
          "the last of the stage before."],
     )  # fmt: skip
 
@@ -57,6 +66,28 @@ def findings_of(runs: Sequence[LabRun], study: str) -> list[Finding]:
     whole = difference([np.concatenate(a) for a in ours], [np.concatenate(b) for b in theirs])
     mean = Estimate(fmean(gap.mean for gap in gaps), whole.ci95)
     return [*found, _finding(title, "FST ends the stages above RL, on their mean", mean, len(ours))]
+
+
+def near_peak(runs: Sequence[LabRun], study: str) -> list[Finding]:
+    """Each arm's stages against its runs on their tasks alone; stages without such runs, or that learn nothing alone,
+    are left out."""
+    found = []
+    for arm, members in by_arm(runs, study).items():
+        ends = [stage_ends(run) for run in members]
+        for number, single in enumerate(ALONE[study]):
+            alone = by_arm(runs, single).get(arm, [])
+            peak = final(alone) if alone else None
+            if peak is None or peak.ci95[0] <= 0:
+                continue
+            gap = minus(estimate([values[number] for values in ends]), _scaled(peak, NEAR))
+            claim = f"{ARMS[arm].title}'s stage {number + 1} ends near its peak"
+            seeds, why = min(len(members), len(alone)), f"alone it reaches {unsigned(peak)}"
+            found.append(Finding(find_study(study).title, claim, *signed(gap), seeds, judge(gap.ci95), why))
+    return found
+
+
+def _scaled(value: Estimate, by: float) -> Estimate:
+    return Estimate(by * value.mean, (by * value.ci95[0], by * value.ci95[1]))
 
 
 def _finding(title: str, claim: str, gap: Estimate, seeds: int) -> Finding:
@@ -86,6 +117,6 @@ CONTINUAL = Experiment(
     studies=STUDIES,
     analyse=analyse,
     arms=("fst", "rl"),
-    seeds=2,
     needs=needs,
+    also=tuple(dict.fromkeys(single for singles in ALONE.values() for single in singles)),
 )
