@@ -10,7 +10,7 @@ from pathlib import Path
 from fastslow.config import Method, RunConfig
 from fastslow.config_io import load_config, parse_config
 from fastslow.errors import FastslowError
-from fastslow.lab.studies import ARMS, DEFAULT_LR, find_study
+from fastslow.lab.studies import ARMS, DEFAULT_LR, Arm, find_study
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.metrics import read_metrics
 from fastslow.runs.summary import read_summary
@@ -75,7 +75,7 @@ class Choice:
 
     def rate(self, arm: str, study: str) -> float:
         """The AdamW learning rate with which ``arm`` is trained on ``study``."""
-        return self.rates.get(find_study(study).tuned_on, {}).get(arm, DEFAULT_LR)
+        return self.rates.get(find_study(study).tuned_on, {}).get(ARMS[arm].tuned_as or arm, DEFAULT_LR)
 
 
 def plan(studies: Sequence[str], choice: Choice) -> list[Planned]:
@@ -101,7 +101,7 @@ def config_of(planned: Planned, root: Path) -> RunConfig:
     settings.append(f"name={planned.study}-{planned.arm}")
     config = load_config(study.path, settings)
     if planned.matched is not None:
-        config = _matched(config, arm.method, RunDirectory(root / planned.matched.folder))
+        config = _matched(config, arm, RunDirectory(root / planned.matched.folder))
     if not arm.told:
         return config
     told = config.task.seed_context.model_copy(update=told_context(config))
@@ -154,14 +154,15 @@ def _of(runs: Sequence[LabRun], study: str) -> Iterator[LabRun]:
     return (run for run in runs if run.planned.study == study and run.finished)
 
 
-def _matched(config: RunConfig, method: str, fst: RunDirectory) -> RunConfig:
-    """``config`` with the total rollouts of a finished FST run; in a schedule, those of every stage."""
+def _matched(config: RunConfig, arm: Arm, fst: RunDirectory) -> RunConfig:
+    """``config`` with the total rollouts of a finished FST run, by the arm's multiple; in a schedule, every stage's."""
     data = config.model_dump(mode="json")
     if not data.get("schedule"):
-        data |= {"max_rollouts": read_summary(fst.summary_path).rollouts.training, "steps": _FAR}
+        total = round(arm.budget * read_summary(fst.summary_path).rollouts.training)
+        data |= {"max_rollouts": total, "steps": _FAR}
         return parse_config(data, where=str(fst.path))
-    if method != "rl":
-        raise FastslowError(f"--arms: {method} can't be matched to FST stage by stage; choose fst, rl")
+    if arm.method != "rl" or arm.budget != 1:
+        raise FastslowError(f"--arms: {arm.name} can't be matched to FST stage by stage; choose fst, rl")
     size, spent, done = config.slow.group_size * config.slow.problems_per_step, _spent_by_stage(fst), 0
     for stage, total in zip(data["schedule"], spent, strict=True):
         stage["steps"] = max(1, round(total / size) - done)

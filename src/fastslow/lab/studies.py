@@ -22,13 +22,16 @@ TUNED_ON = ("sums", "sums-brackets")
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """``told``: starts from the prompt of a person who knows the convention. ``pace``: minutes per 12-step study on two
-    cores, for the plan alone."""
+    """``told``: starts from the prompt of a person who knows the convention. ``budget``: total rollouts, as a multiple
+    of FST's. ``tuned_as``: the arm of the sweep whose learning rate it takes, by default its own. ``pace``: minutes
+    per 12-step study on two cores, for the plan alone."""
 
     name: str
     title: str
     method: str
     told: bool = False
+    budget: float = 1.0
+    tuned_as: str = ""
     pace: float = 2.0
 
 
@@ -37,6 +40,7 @@ ARMS: Mapping[str, Arm] = {
     for arm in (
         Arm("fst", "FST", "fst", pace=2.8),
         Arm("rl", "RL", "rl", pace=1.5),
+        Arm("rl-twice", "RL, twice the rollouts", "rl", budget=2.0, tuned_as="rl", pace=3.0),
         Arm("rl-told", "RL, told", "rl", told=True, pace=2.0),
         Arm("gepa", "GEPA", "gepa", pace=2.3),
         Arm("fst-distill", "FST-distill", "fst-distill", pace=3.0),
@@ -109,7 +113,7 @@ STUDIES: Mapping[str, Study] = {
         ),
         Study("ransom-note", "ransom notes", "ransom_note", pace=1.8),
         Study("mixed", "three skills, three conventions", "mixed", pace=1.3),
-        Study("path-star", "paths on star graphs", "path_star", pace=7.0),
+        Study("path-star", "paths on star graphs", "path_star", ("steps=24",), pace=2.5),
         Study("sums-long", "sums, 30 steps", "sums", _LONG, pace=2.4),
         Study("brackets-long", "sums in brackets, 30 steps", "sums", ("task.convention=brackets", *_LONG), pace=2.4),
         Study(

@@ -85,5 +85,6 @@ SWEEP = Experiment(
     paper="",
     studies=TUNED_ON,
     analyse=analyse,
+    arms=("fst", "rl", "rl-told", "fst-distill"),
     runs=runs_of,
 )
