@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from fastslow.config_io import load_config
 from fastslow.lab.base import Experiment, Measurements, Result, Table
 from fastslow.lab.experiments import continual
 from fastslow.lab.figures import Dot, draw_against
 from fastslow.lab.planning import LabRun, by_arm
-from fastslow.lab.readings import CURVE_HEADER, curve_rows, final, final_difference
+from fastslow.lab.readings import (
+    CURVE_HEADER,
+    curve_rows,
+    curves,
+    difference,
+    estimate,
+    final,
+    final_difference,
+    last,
+)
 from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table
 from fastslow.lab.verdicts import Finding, judge, signed, unsigned
+from fastslow.tasks.conventions import make_convention
 
 STUDIES = (
     "sums", "sums-period", "sums-prefix", "sums-brackets", "sums-json", "products", "gcd", "letters", "isomorphic",
@@ -45,13 +58,46 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
     header += [cell for r in RIVALS for cell in (ARMS[r].title, f"FST minus {r} [95%]", "verdict")]
     return Result(
         findings,
-        [Table("The map", header, rows), arms_table(runs, STUDIES)],
+        [Table("The map", header, rows), channels_table(runs), arms_table(runs, STUDIES)],
         (CURVE_HEADER, curve_rows(runs)),
         (lambda out: draw_against(dots, out, "When it pays", "where RL alone ends, at equal total rollouts",
                                   "FST minus RL")) if dots else None,
         ["Pays: the whole interval lies above 0. Costs: it lies below. Schedules, where they were run, are "
-         "compared on the mean over their stages."],
+         "compared on the mean over their stages.",
+         "Channels: what FST's weights reach with the seed context is theirs alone; what the evolved context adds to "
+         "that is the context's part, which it may have only because the weights learnt to follow it (see the "
+         "attribution page for the fourth cell). How discoverable a convention is stands in its definition: by chance "
+         "now and then (likely), rarely (unlikely), in no realistic number of rollouts (undiscoverable)."],
     )  # fmt: skip
+
+
+def channels_table(runs: Sequence[LabRun]) -> Table:
+    """Which channel earned what, from what reward alone can find to what it can't."""
+    rows = []
+    for study in sorted(STUDIES, key=lambda name: _ORDER.index(discoverable(name))):
+        arms = by_arm(runs, study)
+        if "fst" in arms:
+            seed, evolved = (curves(arms["fst"], which) for which in ("seed_context", "evolved_context"))
+            part = difference(last(evolved), last(seed))
+            rl = unsigned(final(arms["rl"])) if "rl" in arms else ""
+            start = float(np.mean([values[0].mean() for values in seed.values]))
+            rows.append([find_study(study).title, discoverable(study), f"{start:.2f}", unsigned(estimate(last(seed))),
+                         " ".join(signed(part)), unsigned(estimate(last(evolved))), rl])  # fmt: skip
+    header = ["study", "convention", "before training", "FST's weights alone [95%]", "the context's part [95%]",
+              "both [95%]", "RL [95%]"]  # fmt: skip
+    return Table("Which channel earned what", header, rows)
+
+
+_ORDER = ("none", "likely", "unlikely", "undiscoverable", "three at once")
+
+
+def discoverable(study: str) -> str:
+    """How likely reward alone finds the form of the study's answers."""
+    found = find_study(study)
+    convention = load_config(found.path, found.settings).task.convention
+    if convention is not None:
+        return make_convention(convention).discoverability
+    return "three at once" if found.config == "mixed" else "none"
 
 
 WHEN_IT_PAYS = Experiment(
