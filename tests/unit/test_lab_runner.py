@@ -4,7 +4,9 @@ total rollouts, refuses runs of other settings; pages and the claims table can b
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from fastslow.lab.experiments.sweep import RATES, SWEEP, best_rates
 from fastslow.lab.lab import run_lab
 from fastslow.lab.mixed import mixed_rows
 from fastslow.lab.planning import Choice, LabRun, Planned, config_of, plan, told_context, with_matched
-from fastslow.lab.runner import Clock, _measure, drop_weights_except, left_by_others, run_planned
+from fastslow.lab.runner import Clock, _measure, drop_weights_except, left_by_others, run_experiment, run_planned
 from fastslow.lab.studies import DEFAULT_LR, STUDIES, find_study
 from fastslow.runs.directory import RunDirectory
 from fastslow.tasks.registry import build_task
@@ -56,6 +58,18 @@ def test_every_arm_spends_what_fst_spent(tmp_path):
     assert by["fst"].max_rollouts is None
     assert {by[arm].max_rollouts for arm in ("rl", "gepa", "rl-told")} == {1000}
     assert by["rl"].task.seed_context.examples == "" and "### Answer" in by["rl-told"].task.seed_context.examples
+
+
+def test_a_run_to_be_measured_whose_weights_are_gone_is_trained_again(tmp_path):
+    drift, trainer = replace(find_experiment("drift"), jobs=lambda runs, folder: []), FakeTrainer(CURVES)
+    choice = Choice(1, ("fst", "rl", "rl-told"))
+    run_experiment(drift, choice, tmp_path, Clock(), silent, trainer)
+    calls = len(trainer.calls)
+    shutil.rmtree(tmp_path / "sums" / "rl-lr1.5e-05-seed0" / "checkpoints")
+    run_experiment(replace(drift, jobs=None), choice, tmp_path, Clock(), silent, trainer)
+    assert len(trainer.calls) == calls  # nothing is measured, so nothing is missing
+    run_experiment(drift, choice, tmp_path, Clock(), silent, trainer)
+    assert trainer.calls[calls:] == [("rl-lr1.5e-05-seed0", False)]
 
 
 def test_an_arm_may_spend_a_multiple_and_be_tuned_as_another(tmp_path):

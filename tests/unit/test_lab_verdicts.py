@@ -141,7 +141,9 @@ def test_the_map_says_which_channel_earned_what_by_how_discoverable_its_form_is(
     runs = trained(tmp_path, ["sums-json", "sums-period", "gcd"], {"fst": HIGH, "rl": LOW}, seeds=2)
     table = when_it_pays.channels_table(runs)
     assert [(row[0], row[1]) for row in table.rows] == [
-        ("greatest common divisors", "none"), ("sums, a full stop behind", "likely"), ("sums as JSON", "undiscoverable"),
+        ("greatest common divisors", "none"),
+        ("sums, a full stop behind", "likely"),
+        ("sums as JSON", "undiscoverable"),
     ]  # fmt: skip
     assert all(row[4].startswith("+0.00") for row in table.rows)  # the fake's contexts are worth nothing
     assert when_it_pays.discoverable("mixed") == "three at once"

@@ -15,7 +15,7 @@ from fastslow.lab.base import Experiment, Job
 from fastslow.lab.parallel import SideBySide, next_ready, ready
 from fastslow.lab.planning import Choice, LabRun, Planned, config_of, plan, with_matched
 from fastslow.lab.studies import find_study
-from fastslow.runs.checkpoint import keep_last_weights
+from fastslow.runs.checkpoint import keep_last_weights, newest_checkpoint
 from fastslow.runs.directory import RunDirectory
 from fastslow.runs.files import read_json, write_json
 from fastslow.runs.signals import Stopped
@@ -63,6 +63,8 @@ def run_experiment(
     """Train and measure what is missing, as far as the clock allows; everything done stays for the next call."""
     wanted = experiment.plan(choice)
     planned = with_matched(wanted)
+    if experiment.jobs is not None:
+        _forget_without_weights(wanted, root, say)
     if jobs_at_once > 1:
         left = run_side_by_side(planned, root, clock, say, jobs_at_once)
     else:
@@ -165,6 +167,16 @@ def drop_weights_except(runs: Sequence[LabRun], rates: Mapping[str, Mapping[str,
         one = run.planned
         if rates.get(one.study, {}).get(one.arm, one.lr) != one.lr:
             shutil.rmtree(RunDirectory(run.path).checkpoints, ignore_errors=True)
+
+
+def _forget_without_weights(planned: Sequence[Planned], root: Path, say: Say) -> None:
+    """A finished run whose weights are to be measured, but went (a sweep had not chosen it), is trained once more."""
+    for one in planned:
+        run = LabRun(one, root / one.folder)
+        kept = one.arm in find_study(one.study).keep
+        if kept and run.finished and newest_checkpoint(RunDirectory(run.path).checkpoints) is None:
+            say(f"{one.label}: its weights are gone; it is trained again")
+            shutil.rmtree(run.path)
 
 
 def _drop_weights(run: LabRun) -> None:
