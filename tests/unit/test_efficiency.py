@@ -21,6 +21,12 @@ def test_the_ratio_is_the_cost_of_the_best_over_the_cost_of_reaching_it():
     assert (by_problems.other_cost, by_problems.cost, by_problems.ratio) == (37.5, Bounded(12.5), Bounded(3.0))
 
 
+def test_a_share_of_the_best_is_reached_sooner_by_both():
+    half = sample_efficiency(FST, RL, share=0.5)  # RL has 0.2 at 200, FST at 100
+    assert (half.target, half.other_cost, half.cost, half.ratio) == (0.2, 200, Bounded(100), Bounded(2.0))
+    assert sample_efficiency(FST, RL, share=0.75).other_cost == 300
+
+
 def test_total_rollouts_include_the_fast_phase():
     paying = curves("FST", [0.1, 0.4, 0.5], rollouts_P=[0, 250, 350])
     assert sample_efficiency(paying, RL, "rollouts").ratio == Bounded(300 / 250)

@@ -34,11 +34,11 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """How soon ``arm`` reaches the best mean accuracy of ``other``.
+    """How soon ``arm`` reaches the best mean accuracy of ``other``, or a share of it.
 
-    ``target``: that best; ``other_cost``: the first evaluation at which ``other`` had it. ``cost``: the first at which
-    ``arm`` has it. ``ratio`` = other_cost / cost, above 1 where ``arm`` is quicker; None, with ``note`` telling why,
-    where ``other`` never rose above its start. ``ci95``: percentiles over resampled seeds and problems, None where
+    ``target``: that accuracy; ``other_cost``: the first evaluation at which ``other`` had it. ``cost``: the first at
+    which ``arm`` has it. ``ratio`` = other_cost / cost, above 1 where ``arm`` is quicker; None, with ``note`` telling
+    why, where ``other`` never rose above its start. ``ci95``: percentiles over resampled seeds and problems, None where
     there is nothing to resample; ``unreached``: share of the resamples in which ``arm`` never got there.
     """
 
@@ -56,16 +56,22 @@ class Efficiency:
 
 
 def sample_efficiency(
-    arm: Curves, other: Curves, by: Cost = "rollouts", level: float = 0.95, seed: int = 0, n: int = 2000
+    arm: Curves,
+    other: Curves,
+    by: Cost = "rollouts",
+    level: float = 0.95,
+    seed: int = 0,
+    n: int = 2000,
+    share: float = 1.0,
 ) -> Efficiency:
-    """``arm`` against the best of ``other``; both curves are means over their seeds at each evaluation."""
-    target, other_cost = _best(other, by)
+    """``arm`` against ``share`` of the best of ``other``; both curves are means over their seeds at each evaluation."""
+    target, other_cost = _best(other, by, share)
     cost = _reach(arm, target, by)
     ratio = _ratio(arm, cost, other_cost, by)
     interval = unreached = None
     note = "" if ratio is not None else f"{other.label} never rose above its start, so there is nothing to reach"
     if ratio is not None and (arm.seeds > 1 or other.seeds > 1 or arm.resamples_problems):
-        interval, unreached, undefined = _bootstrap(arm, other, by, level, seed, n)
+        interval, unreached, undefined = _bootstrap(arm, other, by, level, seed, n, share)
         if undefined:
             note = f"{other.label} never rises in {undefined:.0%} of the resamples; they are left out of the interval"
     elif ratio is not None:
@@ -74,11 +80,12 @@ def sample_efficiency(
     return Efficiency(arm.label, other.label, by, target, other_cost, cost, ratio, interval, unreached, seeds, note)
 
 
-def _best(curves: Curves, by: Cost) -> tuple[float, float]:
-    """(best mean accuracy, mean cost of the first evaluation that has it)."""
+def _best(curves: Curves, by: Cost, share: float) -> tuple[float, float]:
+    """(``share`` of the best mean accuracy, mean cost of the first evaluation that has it)."""
     mean_P = curves.accuracy_SP.mean(axis=0)
-    first = int(np.argmax(mean_P))
-    return float(mean_P[first]), float(curves.cost_SP(by).mean(axis=0)[first])
+    target = share * float(mean_P.max())
+    first = int(np.argmax(mean_P >= target - 1e-12))
+    return target, float(curves.cost_SP(by).mean(axis=0)[first])
 
 
 def _reach(curves: Curves, target: float, by: Cost) -> Bounded:
@@ -100,13 +107,13 @@ def _ratio(curves: Curves, cost: Bounded, other_cost: float, by: Cost) -> Bounde
 
 
 def _bootstrap(
-    arm: Curves, other: Curves, by: Cost, level: float, seed: int, n: int
+    arm: Curves, other: Curves, by: Cost, level: float, seed: int, n: int, share: float
 ) -> tuple[tuple[Bounded, Bounded] | None, float, float]:
     """(interval, share never reached, share without a ratio). Bounds sort beyond every number on their side."""
     rng = np.random.default_rng(seed)
     ratios: list[Bounded] = []
     for _ in range(n):
-        target, other_cost = _best(other.resampled(rng), by)
+        target, other_cost = _best(other.resampled(rng), by, share)
         drawn = arm.resampled(rng)
         ratio = _ratio(drawn, _reach(drawn, target, by), other_cost, by)
         if ratio is not None:
