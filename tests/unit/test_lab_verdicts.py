@@ -215,7 +215,7 @@ def drift_of(fst: float, rl: float) -> dict:
 )
 def test_drift(tmp_path, ours, theirs, expected):
     result = drift.analyse(pairs(tmp_path), drift_of(ours, theirs))
-    assert verdicts(result) == [expected] * 2
+    assert verdicts(result) == [expected] * len(PAIRS)
     assert "0.3000" in drawn(result, "drift", tmp_path) or expected == "can't tell"
 
 
@@ -224,7 +224,8 @@ def test_drift_is_compared_at_matched_accuracy_only(tmp_path):
     less = drift.analyse(pairs(tmp_path / "a", fst=LOW, rl=HIGH), drift_of(0.1, 0.3))
     more = drift.analyse(pairs(tmp_path / "b", fst=HIGH, rl=LOW), drift_of(0.3, 0.1))
     better = drift.analyse(pairs(tmp_path / "c", fst=HIGH, rl=LOW), drift_of(0.1, 0.3))
-    assert verdicts(less) == verdicts(more) == ["can't tell"] * 2 and verdicts(better) == ["holds"] * 2
+    assert verdicts(less) == verdicts(more) == ["can't tell"] * len(PAIRS)
+    assert verdicts(better) == ["holds"] * len(PAIRS)
     assert "not at matched accuracy" in less.findings[0].why
 
 
@@ -251,7 +252,7 @@ def retention_of(fst: float, rl: float, half: float = 0.01) -> dict:
 )
 def test_retention_within_its_margins(tmp_path, ours, theirs, half, expected):
     result = retention.analyse(pairs(tmp_path), retention_of(ours, theirs, half))
-    assert verdicts(result) == [expected] * 6
+    assert verdicts(result) == [expected] * 3 * len(PAIRS)
     assert "Before and after" in drawn(result, "retention", tmp_path)
 
 
@@ -290,9 +291,9 @@ def test_attribution(tmp_path, mean, expected):
         "cells": dict.fromkeys(attribution_module.CELLS, cell),
         "effects": dict.fromkeys(names, effect),
     }
-    runs = trained(tmp_path, ["sums", "sums-brackets"], {"fst": MIDDLE}, seeds=2)
+    runs = trained(tmp_path, list(PAIRS), {"fst": MIDDLE}, seeds=2)
     result = attribution_module.analyse(runs, {f"{s}-fst": {"attribution": [found]} for s in PAIRS})
-    assert verdicts(result) == [expected] * 4
+    assert verdicts(result) == [expected] * 2 * len(PAIRS)
     assert "Four cells" in drawn(result, "attribution", tmp_path)
 
 
@@ -305,7 +306,7 @@ def test_without_measurements_nothing_is_claimed(tmp_path):
 def test_measurements_ask_for_the_runs_whose_weights_are_kept(tmp_path):
     runs = pairs(tmp_path)
     names = {job.name for job in drift.jobs(runs, tmp_path)}
-    assert names == {"sums-fst", "sums-rl", "sums-brackets-fst", "sums-brackets-rl-told"}
-    assert [job.name for job in attribution_module.jobs(runs, tmp_path)] == ["sums-fst", "sums-brackets-fst"]
+    assert names == {f"{study}-{arm}" for study, pair in PAIRS.items() for arm in pair}
+    assert [job.name for job in attribution_module.jobs(runs, tmp_path)] == [f"{study}-fst" for study in PAIRS]
     (probes,) = plasticity.jobs(runs, tmp_path)
     assert len(probes.paths) == 4

@@ -12,7 +12,11 @@ from fastslow.lab.planning import Choice, LabRun, Planned, by_arm, plan
 from fastslow.lab.studies import find_study
 from fastslow.lab.verdicts import estimate_of
 
-PAIRS: Mapping[str, tuple[str, str]] = {"sums": ("fst", "rl"), "sums-brackets": ("fst", "rl-told")}
+PAIRS: Mapping[str, tuple[str, str]] = {
+    "sums": ("fst", "rl"),
+    "sums-period": ("fst", "rl"),
+    "sums-brackets": ("fst", "rl-told"),
+}
 """Study -> FST and the RL arm that learns it too: without learning there is no drift and nothing to forget."""
 STUDIES = tuple(PAIRS)
 
