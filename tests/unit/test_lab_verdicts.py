@@ -252,7 +252,7 @@ def retention_of(fst: float, rl: float, half: float = 0.01) -> dict:
 )
 def test_retention_within_its_margins(tmp_path, ours, theirs, half, expected):
     result = retention.analyse(pairs(tmp_path), retention_of(ours, theirs, half))
-    assert verdicts(result) == [expected] * 3 * len(PAIRS)
+    assert verdicts(result) == [expected] * 6 * len(PAIRS)
     assert "Before and after" in drawn(result, "retention", tmp_path)
 
 

@@ -79,10 +79,13 @@ def jobs(runs: Sequence[LabRun], folder: Path) -> list[Job]:
     if not {"fst", "rl"} <= set(arms):
         return []
 
+    # Probes take their config from the first run: of another learning rate they would be others.
+    probes = folder / f"probes-lr{arms['fst'][0].planned.lr:g}"
+
     def call() -> Mapping[str, Any]:
         from fastslow.measure.plasticity import plasticity_of_runs
 
-        return plasticity_of_runs(paths, SECOND, folder / "probes", steps=STEPS).data
+        return plasticity_of_runs(paths, SECOND, probes, steps=STEPS).data
 
     return [Job("probes", paths, call, 1.5 * (len(paths) + 1))]
 
