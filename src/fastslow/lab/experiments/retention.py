@@ -51,9 +51,9 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
         if dots
         else None,
         [
-            "No evolved context and no trained task. Equal means within 0.02 of accuracy, or 0.05 nats a token. Where RL gains "
-            "on tasks that it never trained (it learnt to answer a bare question, which they are too), FST may keep all "
-            "there was and still fall behind RL: so both are asked."
+            "No evolved context and no trained task. Equal means within 0.02 of accuracy, or 0.05 nats a token. Where "
+            "RL gains on tasks that it never trained (it learnt to answer a bare question, which they are too), FST "
+            "may keep all there was and still fall behind RL: so both are asked."
         ],
     )
 
