@@ -21,6 +21,7 @@ Verdicts come from 95% intervals over seeds and problems, never from a mean alon
 says so, **doesn't** where the whole interval says the opposite, else **can't tell**. All arms of a study spend the same
 total rollouts, the fast phase's counted, and have their learning rates chosen by one rule (`fastslow lab sweep`). The
 demo's figures stand in [demo.md](demo.md)."""
+_WHY = "why.md"
 
 
 def write_claims(experiments: Mapping[str, Experiment], results: Path) -> Path:
@@ -28,7 +29,10 @@ def write_claims(experiments: Mapping[str, Experiment], results: Path) -> Path:
     results.mkdir(parents=True, exist_ok=True)
     rows = [row for e in experiments.values() for row in claim_rows(e, results)]
     pages = [f"[{name}]({name}.md)" for name in experiments if read_record(name, results) is not None]
-    parts = [_INTRO, table_text(Table("", HEADER, rows)), *([f"Pages: {', '.join(pages)}."] if pages else [])]
+    intro = [_INTRO]
+    if (results / _WHY).exists():  # written by hand, so not everywhere
+        intro.append(f"Where a claim does not hold, [{_WHY}]({_WHY}) has what was tried to find out why.")
+    parts = [*intro, table_text(Table("", HEADER, rows)), *([f"Pages: {', '.join(pages)}."] if pages else [])]
     write_text(page, "\n\n".join(parts) + "\n")
     return page
 
