@@ -18,7 +18,7 @@ from fastslow.lab.tables import arms_table
 from fastslow.lab.verdicts import Finding, estimate_of, judge, minus, signed, unsigned
 
 STUDY, SECOND, STEPS, MARGIN = "sums", "products", 12, 0.05
-"""``MARGIN``: of the area under the curve; "as well as the base" means no more than so much below it."""
+"""``MARGIN``: of the area under the curve, or of accuracy; "as well as the base" means no more than so much below."""
 LABELS = {"base": "base", "fst": "FST", "rl": "RL"}
 
 
@@ -33,6 +33,11 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
         claim, verdict = "From FST's weights RL learns as well as from the base", judge(over["fst"].ci95, -MARGIN)
         why = f"area under the curve, within {MARGIN:g}"
         findings.append(Finding(where, claim, *signed(over["fst"], 3), seeds, verdict, why))
+    ends = {arm: estimate_of(p["final_minus_base"]) for arm, p in found.items() if p["final_minus_base"]}
+    if "fst" in ends:
+        claim, verdict = "From FST's weights RL ends as high as from the base", judge(ends["fst"].ci95, -MARGIN)
+        why = f"accuracy at the end, within {MARGIN:g}"
+        findings.append(Finding(where, claim, *signed(ends["fst"], 3), seeds, verdict, why))
     if "fst" in over and "rl" in over:
         claim, gap = "From FST's weights RL learns better than from RL's", minus(over["fst"], over["rl"])
         findings.append(Finding(where, claim, *signed(gap, 3), seeds, judge(gap.ci95), "area under the curve"))
