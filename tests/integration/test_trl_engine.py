@@ -137,8 +137,12 @@ def test_gepa_is_local_whatever_the_engine(place):
 def test_the_papers_settings(path, tmp_path):
     loaded = load_config(path)
     slow = loaded.slow
-    assert (loaded.engine, slow.group_size, loaded.fast.every, slow.problems_per_step) == ("trl", 8, 6, 32)
+    engine = "local" if loaded.schedule else "trl"  # which runs no schedule
+    assert (loaded.engine, slow.group_size, loaded.fast.every, slow.problems_per_step) == (engine, 8, 6, 32)
     assert loaded.fast.population == (8 if path.stem.endswith("_k8") else 4) and loaded.fast_budget == 960
+    assert (slow.loss, slow.cap, slow.kl) == ("cispo", 4.0, 0.001)
+    if engine == "local":
+        return
     small = override_config(loaded, ["model.device=cpu", "trl.use_vllm=false", "trl.report_to=[]"])
     args = trainer_args(small, str(tmp_path), processes=8)
     assert (args.loss_type, args.epsilon_high, args.beta, args.per_device_train_batch_size) == ("cispo", 4.0, 0.001, 2)
