@@ -1,7 +1,7 @@
 """The weights to sample from, in a narrower dtype: cast once per weights step rather than in every forward.
 
 On a CPU its linear layers also keep their weights in the blocked layout that oneDNN computes in. Left as they are, it
-would rearrange them in every product, which for the few rows of a decoding step costs as much as the product itself.
+would rearrange them in every product, which tells most in the few rows of a decoding step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SamplingCopy:
     @torch.no_grad()
     def refresh(self, model: nn.Module) -> None:
         """Take over the weights of ``model``, the one this is a copy of."""
-        sources = dict(model.named_parameters())
+        sources = dict(model.named_parameters(remove_duplicate=False))  # tied layers by either name
         for name, parameter in self.model.named_parameters():
             parameter.copy_(sources[name])
         for name, linear in self._packed.items():
