@@ -22,7 +22,7 @@ from gepa.strategies.proposal_sampling import IndependentSampling, ProposalTask
 from fastslow.fast.base import Evaluate, Record
 from fastslow.fast.budget import Budget
 from fastslow.fast.guards import ContextGuard, leaks
-from fastslow.fast.lineage import Lineage
+from fastslow.fast.lineage import NO_IMPROVEMENT, Lineage
 from fastslow.staleness import require_current
 from fastslow.tasks.feedback import one_line
 from fastslow.types import Context, Problem, Rollout
@@ -239,12 +239,16 @@ class WithinBudget:
         for proposal in children:
             if id(proposal) in kept:
                 continue
-            is_good = id(proposal) in good
-            reason = "no budget left: to score it in full" if is_good else "no improvement: on the minibatch"
             lineage = self.adapter.lineage
+            context = lineage.context_of(proposal.candidate)
             parents = [self.adapter.pool[i] for i in proposal.parent_program_ids]
             after = rewards_by_problem(proposal.eval_after.outputs)
-            lineage.reject(lineage.context_of(proposal.candidate), parents, reason, after)
+            if id(proposal) in good:
+                lineage.reject(context, parents, "no budget left: to score it in full", after)
+            elif _gain(proposal) == 0:
+                lineage.tie(context, parents, after)
+            else:
+                lineage.reject(context, parents, NO_IMPROVEMENT, after)
         return [*entries, *fits]
 
 

@@ -29,6 +29,7 @@ from fastslow.fast.pareto import best_first, select_population
 from fastslow.fast.population import Population
 from fastslow.fast.reflection import Reflection
 from fastslow.fast.rescoring import confirm_newcomers, kept_for_rescoring
+from fastslow.fast.zero_reward import fill_with_unproven, search_from
 from fastslow.seeds import derive_seed
 from fastslow.types import Context, Problem
 
@@ -73,7 +74,8 @@ class GepaOptimizer:
         The whole old population is scored again under the current weights, on the same problems as everything new;
         the returned scores were all measured in this call. A tight budget narrows both (see
         :func:`fastslow.fast.budget.plan`). A new context pushes an old one out only where fresh rollouts bear it out
-        (:mod:`fastslow.fast.rescoring`). The same arguments give the same result, as far as ``evaluate`` does.
+        (:mod:`fastslow.fast.rescoring`). Where no context has a reward the search starts again from the run's first
+        contexts and keeps what ties (:mod:`fastslow.fast.zero_reward`). The same arguments give the same result, as far as ``evaluate`` does.
         """
         if not problems:
             raise ValueError("a fast phase needs at least one problem")
@@ -93,13 +95,15 @@ class GepaOptimizer:
         adapter.rescore(members)
         if not any(any(lineage.scores[m.id].values()) for m in members):
             spending.reserved = 0  # no member has a reward to lose, so no newcomer will have to prove itself again
+        start = search_from(adapter, population, members, 2 * minibatch + len(adapter.anchor))
         takes_pool = hasattr(self.reflector, "set_pool")
         if takes_pool:
             self.reflector.set_pool(problems)
         reflection = Reflection(self.reflector, lineage, guard, seed, problems if takes_pool else ())
-        self._run(adapter, members, problems, reflection, minibatch, seed)
+        self._run(adapter, start, problems, reflection, minibatch, seed)
 
         chosen = select_population(lineage.scores, self.config.population)
+        chosen = fill_with_unproven(lineage, chosen, {c.id for c in (*members, *start)}, self.config.population)
         if self.config.rescore:
             spending.reserved = 0
             chosen = confirm_newcomers(adapter, members, chosen, self.config.population, seed)

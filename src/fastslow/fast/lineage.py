@@ -9,6 +9,7 @@ from typing import Any
 from fastslow.fast.population import context_to_dict
 from fastslow.types import Context
 
+NO_IMPROVEMENT = "no improvement: on the minibatch"
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
@@ -19,7 +20,8 @@ class Lineage:
     An event is JSON-ready: ``kind`` (``rescored``, ``proposed``, ``accepted``, ``confirmed`` by fresh rollouts,
     ``rejected`` after rollouts, ``refused`` by a guard before any, or ``failed``), ``cycle``, ``weights_step``,
     ``context`` (as :func:`context_to_dict`; None where none came about), ``parents``, ``scores`` (problem id -> reward,
-    where measured) and ``reason``.
+    where measured) and ``reason``. ``unproven`` is told of a rejected context that gets a place after all, since no
+    context has a reward. ``tied``: the minibatch rewards of rejected contexts that did no worse than their parent.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Lineage:
         self.on_event = on_event
         self.seen: set[str] = set()
         self.scores: dict[str, dict[str, float]] = {}
+        self.tied: dict[str, dict[str, float]] = {}
         self.reasons: Counter[str] = Counter()
         self.proposals = self.accepted = 0
         self._by_text: dict[tuple[str, ...], Context] = {}
@@ -90,6 +93,20 @@ class Lineage:
         self.scores[context.id] |= scores
         self.accepted -= 1
         self.reject(context, (), reason, scores)
+
+    def tie(self, context: Context, parents: Sequence[Context], scores: Mapping[str, float]) -> None:
+        """Rejected, though no worse than its parent: it may get a place where nothing better is found."""
+        self.tied[context.id] = dict(scores)
+        self.reject(context, parents, NO_IMPROVEMENT, scores)
+
+    def give_a_place(self, context_id: str, reason: str) -> None:
+        """A context that :meth:`tie` had rejected enters the population, with the scores of its minibatch."""
+        scores = self.tied.pop(context_id)
+        context = next(c for c in self._by_text.values() if c.id == context_id)
+        self.scores[context_id] = scores
+        self.archive.setdefault(context_id, context)
+        self.accepted += 1
+        self._tell("unproven", context, (), reason, scores)
 
     def reject(
         self,

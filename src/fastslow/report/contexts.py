@@ -112,8 +112,8 @@ def _fate(context: ContextHistory) -> tuple[str, str]:
 
 
 def was_accepted(context: ContextHistory) -> bool:
-    """Whether it ever was scored in full: the seed, and what passed its minibatch."""
-    return any(f.outcome in ("seed", "rescored", "accepted") for f in context.fates)
+    """Whether it ever had a place or was scored in full: the seed, and what passed its minibatch."""
+    return any(f.outcome in ("seed", "rescored", "accepted", "unproven") for f in context.fates)
 
 
 def _phase_order(item: tuple[str, Any]) -> int:

@@ -9,12 +9,14 @@ from typing import Any
 from fastslow.fast.population import Population, context_from_dict
 from fastslow.types import Context
 
-OUTCOMES = ("seed", "rescored", "accepted", "confirmed", "rejected", "refused", "dropped", "proposed")
+OUTCOMES = ("seed", "rescored", "accepted", "confirmed", "unproven", "rejected", "refused", "dropped", "proposed")
 """seed: the run began with it. rescored: of the old population, scored again. accepted: scored in full, a candidate for
-the population. confirmed: fresh rollouts bear it out. rejected: no better than its parent in rollouts, or not borne out
-by fresh ones. refused: by a guard, before any rollout. dropped: left the population, or never got into it. proposed:
-the phase ended before it was judged."""
+the population. confirmed: fresh rollouts bear it out. unproven: rejected, and in the population after all, since no
+context has a reward. rejected: no better than its parent in rollouts, or not borne out by fresh ones. refused: by a
+guard, before any rollout. dropped: left the population, or never got into it. proposed: the phase ended before it was
+judged."""
 
+_WITH_REASON = ("confirmed", "unproven", "rejected", "refused")
 OUTSCORED = "not among the best: the frontier's K contexts are others"
 LEFT_OUT = "not scored again: the budget of the fast phase was too small"
 UNJUDGED = "not judged: the fast phase ended first"
@@ -51,14 +53,14 @@ class Fates:
             return
         if kind in ("accepted", "rejected"):
             self._pending.pop(context.id, None)
-        self._heard.append(Fate(context, kind, event["reason"] if kind in ("rejected", "refused", "confirmed") else ""))
+        self._heard.append(Fate(context, kind, event["reason"] if kind in _WITH_REASON else ""))
 
     def settle(self, population: Population) -> list[Fate]:
         """All fates of the cycle that led to ``population``, those heard first; the next cycle starts from it."""
         heard, before = self._heard, {c.id: c for c in self._before}
         scored: dict[str, Context] = {}
         for fate in heard:
-            if fate.outcome in ("rescored", "accepted"):
+            if fate.outcome in ("rescored", "accepted", "unproven"):
                 scored[fate.context.id] = fate.context
             elif fate.outcome == "rejected":  # accepted first, and then not borne out by fresh rollouts
                 scored.pop(fate.context.id, None)

@@ -21,7 +21,7 @@ _OF_THE_FILE = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
 }  # fmt: skip
-_IN_USE = ("seed", "rescored", "accepted", "confirmed")
+_IN_USE = ("seed", "rescored", "accepted", "confirmed", "unproven")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def _add_fate(found: dict[str, ContextHistory], row: sqlite3.Row, path: Path) ->
         parents, components = tuple(json.loads(row["parents"])), json.loads(row["components"])
     except ValueError as error:
         raise RunError(f"{path}: context {row['id']!r} can't be read ({one_line(error)}); restore the file") from error
-    if known is None or fate.outcome == "accepted":
+    if known is None or fate.outcome in ("accepted", "unproven"):
         # The row of its acceptance has the lineage: it may have been proposed before, in vain, from another parent.
         new = ContextHistory(row["id"], components, parents, row["birth_cycle"], row["reason"])
         new.fates = known.fates if known else []
