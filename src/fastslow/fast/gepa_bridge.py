@@ -74,8 +74,9 @@ class GepaOptimizer:
         The whole old population is scored again under the current weights, on the same problems as everything new;
         the returned scores were all measured in this call. A tight budget narrows both (see
         :func:`fastslow.fast.budget.plan`). A new context pushes an old one out only where fresh rollouts bear it out
-        (:mod:`fastslow.fast.rescoring`). Where no context has a reward the search starts again from the run's first
-        contexts and keeps what ties (:mod:`fastslow.fast.zero_reward`). The same arguments give the same result, as far as ``evaluate`` does.
+        (:mod:`fastslow.fast.rescoring`). Where no context has a reward, the search starts again from the run's first
+        contexts, and what ties gets a place (:mod:`fastslow.fast.zero_reward`). The same arguments give the same
+        result, as far as ``evaluate`` does.
         """
         if not problems:
             raise ValueError("a fast phase needs at least one problem")
