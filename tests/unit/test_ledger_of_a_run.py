@@ -14,8 +14,9 @@ from fastslow.fast.base import FailedTry, Proposal, Record
 from fastslow.fast.population import Population, context_to_dict
 from fastslow.fast.reflect.prompt import text_hash
 from fastslow.fast.reflection import read_hash
+from fastslow.report.contexts import was_accepted
 from fastslow.runs.fates import LEFT_OUT, OUTCOMES, OUTSCORED, UNJUDGED, Fates
-from fastslow.runs.ledger_query import open_ledger, read_contexts
+from fastslow.runs.ledger_query import ContextHistory, KnownFate, open_ledger, read_contexts
 from fastslow.runs.metrics import read_metrics
 from fastslow.types import Context, Problem
 
@@ -187,3 +188,30 @@ def test_contexts_that_leave_or_are_never_judged_say_so():
         (b.id, "dropped", LEFT_OUT),
     ]
     assert [f.outcome for f in fates.settle(Population((c, e)))] == []  # nothing is told twice
+
+
+def test_a_rejected_context_that_gets_a_place_after_all_is_in_use_until_it_is_dropped():
+    a, b = (Context({"instructions": t}, reason=t) for t in "ab")
+    fates = Fates()
+    fates.start(Population((a,)))
+    for kind, context, reason in (
+        ("rescored", a, ""),
+        ("proposed", b, ""),
+        ("rejected", b, "no"),
+        ("unproven", b, "tied"),
+    ):
+        fates.hear(event(kind, context, reason))
+    told = [(f.context.id, f.outcome, f.reason) for f in fates.settle(Population((b,)))]
+    assert told == [
+        (a.id, "rescored", ""),
+        (b.id, "rejected", "no"),
+        (b.id, "unproven", "tied"),
+        (a.id, "dropped", OUTSCORED),
+    ]
+
+    def history(*outcomes: str) -> ContextHistory:
+        return ContextHistory(b.id, {}, (), 0, "", [KnownFate(i, outcome, "") for i, outcome in enumerate(outcomes)])
+
+    assert history("rejected", "unproven").in_use and was_accepted(history("rejected", "unproven"))
+    assert not history("rejected", "unproven", "rescored", "dropped").in_use
+    assert not history("unproven", "rejected").in_use and not was_accepted(history("rejected"))

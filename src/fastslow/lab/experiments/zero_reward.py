@@ -44,7 +44,7 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
         lambda out: draw_curves(panels(runs, STUDIES), out, "From zero reward"),
         [
             f"Moved: {MOVED:.0%} of the validation problems solved. Before that, a start above {ZERO:.0%} is no zero. "
-            f"Whether FST takes 1/{TIMES} of RL's rollouts is asked of RL with four times the rollouts, where it was run."
+            f"Whether FST takes 1/{TIMES} of RL's rollouts is asked of RL with four times as many, where it was run."
         ],
     )
 
