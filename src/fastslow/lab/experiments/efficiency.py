@@ -13,31 +13,27 @@ from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table, panels
 from fastslow.lab.verdicts import Finding, bounds, judge, signed
 
-STUDIES = ("sums", "sums-period", "sums-prefix", "sums-brackets")
+STUDIES = ("sums", "letters", "sums-period", "isomorphic-brackets", "sums-prefix", "sums-brackets")
+"""By how soon RL finds the form of the answers by itself: at once (twice), soon, late, never (twice)."""
 RIVALS = ("rl", "rl-told")
 SHARES = (0.5, 0.75, 0.9, 1.0)
 
 
 def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
-    findings, rows, partly = [], [], []
+    findings, rows = [], []
     for study in STUDIES:
         arms = by_arm(runs, study)
         for rival in (r for r in RIVALS if r in arms and "fst" in arms):
             found = sample_efficiency(curves(arms["fst"]), curves(arms[rival]))
             findings.append(_finding(study, rival, found, arms))
             rows.append(_row(study, found))
-            partly.append(_partly(study, rival, arms))
     header = ["study", "arm", "reaches the best of", "that best", "its rollouts there", "FST's rollouts", "ratio"]
     return Result(
         findings,
         [
             arms_table(runs, STUDIES),
             Table("Rollouts to reach the other's best", header, rows),
-            Table(
-                "How much sooner FST reaches a share of the other's best",
-                ["study", "of", *(f"{share:.0%} [95%]" for share in SHARES)],
-                partly,
-            ),
+            shares_table(runs, STUDIES, RIVALS),
         ],
         (CURVE_HEADER, curve_rows(runs)),
         lambda out: draw_curves(panels(runs, STUDIES), out, "Accuracy by total rollouts"),
@@ -59,6 +55,14 @@ def _finding(study: str, rival: str, found: Efficiency, arms: dict[str, list[Lab
     text = f"[{low.text('.2f')}, {high.text('.2f')}]"
     verdict = judge(bounds(found.ci95), above=1.0)
     return Finding(title, claim, f"{found.ratio.text('.2f')}x", text, seeds, verdict, found.note)
+
+
+def shares_table(runs: Sequence[LabRun], studies: Sequence[str], rivals: Sequence[str]) -> Table:
+    """How much sooner FST reaches parts of a rival's best: the whole of it may be a matter of one late evaluation."""
+    found = [(study, by_arm(runs, study)) for study in studies]
+    rows = [_partly(study, r, arms) for study, arms in found for r in rivals if r in arms and "fst" in arms]
+    header = ["study", "of", *(f"{share:.0%} [95%]" for share in SHARES)]
+    return Table("How much sooner FST reaches a share of the other's best", header, rows)
 
 
 def _partly(study: str, rival: str, arms: dict[str, list[LabRun]]) -> list[str]:

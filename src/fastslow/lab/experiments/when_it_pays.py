@@ -9,6 +9,7 @@ import numpy as np
 from fastslow.config_io import load_config
 from fastslow.lab.base import Experiment, Measurements, Result, Table
 from fastslow.lab.experiments import continual
+from fastslow.lab.experiments.efficiency import shares_table
 from fastslow.lab.figures import Dot, draw_against
 from fastslow.lab.planning import LabRun, by_arm
 from fastslow.lab.readings import (
@@ -58,7 +59,8 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
     header += [cell for r in RIVALS for cell in (ARMS[r].title, f"FST minus {r} [95%]", "verdict")]
     return Result(
         findings,
-        [Table("The map", header, rows), channels_table(runs), arms_table(runs, STUDIES)],
+        [Table("The map", header, rows), channels_table(runs), shares_table(runs, STUDIES, ("rl",)),
+         arms_table(runs, STUDIES)],
         (CURVE_HEADER, curve_rows(runs)),
         (lambda out: draw_against(dots, out, "When it pays", "where RL alone ends, at equal total rollouts",
                                   "FST minus RL")) if dots else None,
@@ -106,6 +108,5 @@ WHEN_IT_PAYS = Experiment(
     paper="above RL on CodeIO, HoVer-hard and Math",
     studies=STUDIES,
     analyse=analyse,
-    seeds=1,
     also=continual.STUDIES,
 )
