@@ -109,7 +109,7 @@ STUDIES: Mapping[str, Study] = {
         Study("isomorphic", "isomorphic strings", "isomorphic_strings", pace=1.8),
         Study(
             "isomorphic-brackets", "isomorphic strings in brackets", "isomorphic_strings",
-            ("task.convention=brackets",), pace=1.8,
+            ("task.convention=brackets",), keep=("fst", "rl"), pace=1.8,
         ),
         Study("ransom-note", "ransom notes", "ransom_note", pace=1.8),
         Study("mixed", "three skills, three conventions", "mixed", pace=1.3),

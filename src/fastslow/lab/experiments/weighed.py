@@ -15,6 +15,7 @@ from fastslow.lab.verdicts import estimate_of
 PAIRS: Mapping[str, tuple[str, str]] = {
     "sums": ("fst", "rl"),
     "sums-period": ("fst", "rl"),
+    "isomorphic-brackets": ("fst", "rl"),
     "sums-brackets": ("fst", "rl-told"),
 }
 """Study -> FST and the RL arm that learns it too: without learning there is no drift and nothing to forget."""
