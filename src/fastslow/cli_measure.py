@@ -76,7 +76,7 @@ def plasticity(
     runs: Runs,
     task: Annotated[str, typer.Option(help="The second task: a Reasoning Gym dataset, or a config's YAML file.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Slow steps of each probe; default: as the run.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Probes of each start: seeds 0 … N-1.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Probes of each run; base gets as many as an arm.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the probes, which are runs.")] = Path("runs/plasticity"),
     sets: Sets = None,
     json: Json = None,

@@ -29,12 +29,8 @@ SMALL = (
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     model = f"model.name={save_tiny(tmp_path / 'model')}"
-    small = {
-        name: replace(study, settings=(*study.settings, *SMALL, model))
-        for name, study in studies.STUDIES.items()
-        if name in ("sums", "sums-brackets")
-    }
-    monkeypatch.setattr(studies, "STUDIES", {**studies.STUDIES, **small})
+    small = {name: replace(study, settings=(*study.settings, *SMALL, model)) for name, study in studies.STUDIES.items()}
+    monkeypatch.setattr(studies, "STUDIES", small)
     monkeypatch.setattr(plasticity, "STEPS", 1)
     return tmp_path
 

@@ -129,13 +129,15 @@ def test_plasticity_trains_a_probe_from_each_start(measure, home):
     sets = [part for s in small for part in ("--set", s)]
     _, found = measure(*args, *sets)
     probes = {p["label"]: p for p in found["probes"]}
-    assert set(probes) == {"base", "FST", "RL"} and probes["FST"]["seeds"] == 2 and probes["base"]["seeds"] == 1
+    assert set(probes) == {"base", "FST", "RL"} and probes["FST"]["seeds"] == probes["base"]["seeds"] == 2
     assert probes["base"]["final_minus_base"] is None and "mean" in probes["RL"]["final_minus_base"]
     assert probes["RL"]["curves"]["steps"] == [0, 1]
     configs = {p.name: RunDirectory(p).load_config() for p in (home / "probes").iterdir()}
-    assert set(configs) == {"base-seed0", "fst-run0-seed0", "fst-run1-seed0", "rl-seed0"}
+    assert set(configs) == {"base-seed0", "base-seed1", "fst-run0-seed0", "fst-run1-seed1", "rl-seed0"}
     assert all(c.method == "rl" and c.steps == 1 and c.task.name == "gcd" for c in configs.values())
+    assert all(c.seed == int(name[-1]) for name, c in configs.items())
     assert configs["base-seed0"].model.init_from is None
+    assert configs["fst-run1-seed1"].model.init_from.endswith("fst1/checkpoints/step-000002")
     assert configs["rl-seed0"].model.init_from.endswith("rl0/checkpoints/step-000002")
     _, same = measure(*args, *sets)  # finished probes are read
     assert same == found

@@ -264,7 +264,8 @@ def probes_of(fst: float, rl: float, half: float = 0.02) -> dict:
                 "final_minus_base": None if over is None else measured_estimate(-over, half), "curves": curve,
                 "area_minus_base": None if over is None else measured_estimate(over, half)}  # fmt: skip
 
-    return {"probes": {"probes": [probe("base", None), probe("FST", fst), probe("RL", rl)]}}
+    probes = {"probes": [probe("base", None), probe("FST", fst), probe("RL", rl)]}
+    return {plasticity.job_name(study): probes for study in plasticity.STUDIES}
 
 
 @pytest.mark.parametrize(
@@ -278,9 +279,9 @@ def probes_of(fst: float, rl: float, half: float = 0.02) -> dict:
     ],
 )
 def test_plasticity(tmp_path, ours, theirs, expected):
-    runs = trained(tmp_path, ["sums"], {"fst": MIDDLE, "rl": MIDDLE}, seeds=2)
+    runs = trained(tmp_path, list(plasticity.STUDIES), {"fst": MIDDLE, "rl": MIDDLE}, seeds=2)
     result = plasticity.analyse(runs, probes_of(ours, theirs))
-    assert verdicts(result) == expected
+    assert verdicts(result) == expected * len(plasticity.STUDIES)
     assert "Fresh RL on products" in drawn(result, "plasticity", tmp_path)
 
 
@@ -310,5 +311,6 @@ def test_measurements_ask_for_the_runs_whose_weights_are_kept(tmp_path):
     names = {job.name for job in drift.jobs(runs, tmp_path)}
     assert names == {f"{study}-{arm}" for study, pair in PAIRS.items() for arm in pair}
     assert [job.name for job in attribution_module.jobs(runs, tmp_path)] == [f"{study}-fst" for study in PAIRS]
-    (probes,) = plasticity.jobs(runs, tmp_path)
-    assert len(probes.paths) == 4
+    probes = plasticity.jobs(runs, tmp_path)
+    assert [job.name for job in probes] == [plasticity.job_name(study) for study in plasticity.STUDIES]
+    assert all(len(job.paths) == 4 for job in probes)

@@ -117,6 +117,10 @@ STUDIES: Mapping[str, Study] = {
         Study("sums-long", "sums, 30 steps", "sums", _LONG, pace=2.4),
         Study("brackets-long", "sums in brackets, 30 steps", "sums", ("task.convention=brackets", *_LONG), pace=2.4),
         Study(
+            "strings-long", "isomorphic strings in brackets, 30 steps", "isomorphic_strings",
+            ("task.convention=brackets", *_LONG), pace=4.0,
+        ),
+        Study(
             "switch-convention", "sums: brackets, then 'Result:', then JSON", "sums",
             _schedule(("chain_sum", "brackets"), ("chain_sum", "prefix"), ("chain_sum", "json")), pace=4.5,
         ),

@@ -33,18 +33,19 @@ def plasticity_of_runs(
     say: Say = silent,
     train: Train = train,
 ) -> Measured:
-    """Train ``seeds`` probes from the base model and from every run; each is a run of its own under ``out``.
+    """Train ``seeds`` probes from every run, and as many from the base model as from the arm with most runs.
 
-    All have one config but for ``model.init_from`` and the seed: the first run's, with ``method: rl``, the second
-    ``task`` (a Reasoning Gym name, or a config file whose task is taken), ``steps`` and ``overrides``. A probe that is
-    finished is read, not repeated; one that was interrupted goes on.
+    Each is a run of its own under ``out``; the i-th probe of an arm has seed i, and is compared with base's i-th. All
+    have one config but for ``model.init_from`` and the seed: the first run's, with ``method: rl``, the second ``task``
+    (a Reasoning Gym name, or a config file whose task is taken), ``steps`` and ``overrides``. A probe that is finished
+    is read, not repeated; one that was interrupted goes on.
     """
     arms = arms_of(runs)
     opened = {arm.label: [open_run(r.path) for r in arm.runs] for arm in arms}
     first = next(iter(opened.values()))[0]
     config = probe_config(first.config, task, steps, overrides)
     _check_models(config, [run for members in opened.values() for run in members])
-    starts: dict[str, list[str | None]] = {BASE: [None]}
+    starts: dict[str, list[str | None]] = {BASE: [None] * max(map(len, opened.values()))}
     starts |= {label: [str(run.checkpoint) for run in members] for label, members in opened.items()}
     curves = {label: _probe(label, sources, config, Path(out), seeds, say, train) for label, sources in starts.items()}
     found = compare_plasticity(curves)
@@ -97,12 +98,13 @@ def _probe(
     train: Train,
 ) -> Curves:
     lines = []
-    for number, source in enumerate(sources):
-        for seed in range(seeds):
-            model = config.model.model_copy(update={"init_from": source})
-            one = config.model_copy(update={"model": model, "seed": seed})
-            folder = out / _folder(label, number if len(sources) > 1 else None, seed)
-            lines.append(_finished(one, folder, say, train))
+    for seed in range(seeds * len(sources)):
+        number = seed % len(sources)
+        source = sources[number]
+        model = config.model.model_copy(update={"init_from": source})
+        one = config.model_copy(update={"model": model, "seed": seed})
+        run = number if source is not None and len(sources) > 1 else None
+        lines.append(_finished(one, out / _folder(label, run, seed), say, train))
     try:
         return curves_from_lines(label, lines, "seed_context")
     except ValueError as error:

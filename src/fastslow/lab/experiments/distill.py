@@ -13,7 +13,7 @@ from fastslow.lab.studies import find_study
 from fastslow.lab.tables import arms_table, panels
 from fastslow.lab.verdicts import Finding, judge, signed
 
-STUDIES = ("sums", "sums-brackets")
+STUDIES = ("sums", "sums-period", "sums-brackets")
 
 
 def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
