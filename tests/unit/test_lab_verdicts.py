@@ -113,7 +113,7 @@ def test_zero_reward(tmp_path, fst, rl, expected):
 
 
 def test_of_two_rl_arms_the_longer_says_what_a_fifth_is(tmp_path):
-    curves = {"fst": jumps_at(0.2), "rl": jumps_at(2.0), "rl-twice": jumps_at(2.0)}
+    curves = {"fst": jumps_at(0.2), "rl": jumps_at(2.0), "rl-long": jumps_at(2.0)}
     result = zero.analyse(trained(tmp_path, ["brackets-long"], curves), {})
     assert [(f.claim, f.verdict) for f in result.findings] == [
         ("FST leaves zero reward before RL", "holds"), ("FST leaves zero reward in 1/5 of RL's rollouts", "holds"),

@@ -14,7 +14,7 @@ from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table, panels
 from fastslow.lab.verdicts import Finding, judge, minus, signed
 
-STUDIES = ("sums-long", "strings-long", "brackets-long")
+STUDIES = ("sums-long", "period-long", "brackets-long")
 RIVALS = ("rl", "rl-told")
 LAST = 3
 """Evaluations whose mean stands in for an asymptote that can't be fitted."""
