@@ -116,7 +116,9 @@ STUDIES: Mapping[str, Study] = {
         Study("path-star", "paths on star graphs", "path_star", ("steps=24",), pace=2.5),
         Study("sums-long", "sums, 30 steps", "sums", _LONG, pace=2.4),
         Study("brackets-long", "sums in brackets, 30 steps", "sums", ("task.convention=brackets", *_LONG), pace=2.4),
-        Study("period-long", "sums, a full stop behind, 30 steps", "sums", ("task.convention=period", *_LONG), pace=2.4),
+        Study(
+            "period-long", "sums, a full stop behind, 30 steps", "sums", ("task.convention=period", *_LONG), pace=2.4
+        ),
         Study(
             "switch-convention", "sums: brackets, then 'Result:', then JSON", "sums",
             _schedule(("chain_sum", "brackets"), ("chain_sum", "prefix"), ("chain_sum", "json")), pace=4.5,
