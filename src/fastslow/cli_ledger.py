@@ -63,7 +63,9 @@ def contexts(
         list[str] | None, typer.Option(metavar="ID", help="What sets this context apart from its parents; repeatable.")
     ] = None,
     diffs: Annotated[bool, typer.Option("--diffs", help="The same for every context that was ever accepted.")] = False,
-    accepted: Annotated[bool, typer.Option("--accepted", help="Only contexts that were ever accepted.")] = False,
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="Only contexts that were ever accepted or had a place.")
+    ] = False,
     format: Annotated[str, typer.Option(help="tree, or json: all contexts with texts, fates and rewards.")] = "tree",
 ) -> None:
     """The lineage of a run's contexts: who came from whom and why, what became of each, and how it scored."""

@@ -90,7 +90,8 @@ class FastSlowTraining:
     def fast_phase(self, stage: StageTask) -> None:
         """Evolve Φ on the lookahead, the problems of the stage's next T batches, under the current weights.
 
-        At a switch the old population is where the search starts, and it is scored anew, on the new task.
+        At a switch the old population is where the search starts, and it is scored anew, on the new task; where none of
+        it earns anything there, the search starts from the seed context.
         """
         assert self.optimizer is not None
         state, started = self.state, time.perf_counter()

@@ -87,6 +87,7 @@ def describe(kind: str, state: RunState, values: Mapping[str, Any]) -> str:
         return (
             f"fast phase {values['cycle']}: {values['metric_calls']} rollouts, {values['accepted']} of "
             f"{values['proposals']} proposals accepted, best {values['best_score']:.2f} on its problems"
+            f"{_unproven(values.get('unproven', 0))}"
             f"{_failures(values.get('failures') or {})}"
         )
     if kind == "slow":
@@ -110,6 +111,10 @@ def _stages(stages: Mapping[str, Any]) -> str:
     """In a schedule: every task's accuracy under the best context."""
     parts = [f"{name} {values['accuracy']['evolved_context']:.2f}" for name, values in stages.items()]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _unproven(count: int) -> str:
+    return f"; no context has a reward, so {count} unproven got a place" if count else ""
 
 
 def _failures(failures: Mapping[str, int]) -> str:

@@ -3,7 +3,9 @@
 * where no member has a reward, the search starts from the contexts that the run began with, and from no member;
 * with a reward anywhere it starts from the members, and nothing that only tied gets in;
 * where nothing is found, what tied fills the population; old failures take what is left; K is never passed;
-* candidates that earned something on a minibatch come before those that didn't;
+* candidates that earned something on a minibatch come before those that didn't, accepted ones before all;
+* partial credit below 0 counts as a reward, and a context that can't be judged as one that may be good;
+* a slow phase that takes a context's word for right gets no unproven ones;
 * the budget holds, and the events tell who got a place and why.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fast_fakes import Evaluator, WordReflector, context, problems
+from fast_fakes import WORDS, Evaluator, WordReflector, context, problems
 
 from fastslow.config import FastConfig
 from fastslow.fast.base import FastReport, Proposal
@@ -20,7 +22,7 @@ from fastslow.fast.gepa_bridge import GepaOptimizer
 from fastslow.fast.lineage import Lineage
 from fastslow.fast.population import Population
 from fastslow.fast.zero_reward import fill_with_unproven
-from fastslow.types import Context
+from fastslow.types import Context, Problem
 
 SEED = context("Answer.")
 FAILED = replace(context("Answer. With a long habit."), parents=(SEED.id,))
@@ -39,12 +41,21 @@ class Numberer(WordReflector):
 
 
 def evolve(
-    old: Population, reflector: WordReflector, evaluator: Evaluator | None = None, budget: int = 150, k: int = 4
+    old: Population,
+    reflector: WordReflector,
+    evaluator: Evaluator | None = None,
+    budget: int = 150,
+    n: int = 16,
+    takes_unproven: bool = True,
+    **settings,
 ) -> tuple[Population, FastReport, list[dict]]:
     events: list[dict] = []
-    optimizer = GepaOptimizer(FastConfig(population=k), reflector, lambda c: 1, on_event=events.append)
+    optimizer = GepaOptimizer(
+        FastConfig(population=4, **settings), reflector, lambda c: 1, on_event=events.append,
+        takes_unproven=takes_unproven,
+    )  # fmt: skip
     evolved, report = optimizer.evolve(
-        old, problems(), evaluator or Evaluator(), budget, cycle=1, weights_step=0, seed=3
+        old, problems(n), evaluator or Evaluator(), budget, cycle=1, weights_step=0, seed=3
     )
     return evolved, report, events
 
@@ -91,7 +102,8 @@ def test_what_ties_fills_the_population_where_nothing_is_found() -> None:
     places = [e for e in events if e["kind"] == "unproven"]
     assert {e["context"]["id"] for e in places} == {c.id for c in evolved.contexts}
     assert all(e["reason"].startswith("unproven:") and set(e["scores"].values()) == {0.0} for e in places)
-    assert report.accepted == 4 and report.accepted + report.rejected == report.proposals
+    assert (report.accepted, report.unproven) == (0, 4) and report.rejected == report.proposals
+    assert sum(report.reasons.values()) == report.rejected
     assert all(evolved.scores[c.id] and evolved.archive[c.id] == c for c in evolved.contexts)
 
 
@@ -110,6 +122,50 @@ def test_a_budget_too_small_for_the_root_stays_with_the_members() -> None:
     assert {c.id for c in reflector.parents} <= {FAILED.id} and report.metric_calls <= 30
 
 
+class Graded(Evaluator):
+    """Partial credit below 0: -1, and 0.2 more for every word that the context holds."""
+
+    def reward(self, context: Context, problem: Problem) -> float:
+        return -1.0 + 0.2 * sum(word in context.instructions for word in WORDS)
+
+
+def test_partial_credit_below_zero_is_a_reward() -> None:
+    works = replace(context("amber birch"), parents=(SEED.id,))
+    evolved, _, events = evolve(population(works, FAILED), Numberer(), Graded())
+    assert "unproven" not in {e["kind"] for e in events} and works.id in {c.id for c in evolved.contexts}
+    evolved, _, events = evolve(population(FAILED), Numberer(), Graded())  # all at -1: nothing to lose
+    assert "unproven" in {e["kind"] for e in events}
+
+
+def test_a_context_that_shows_every_problem_can_not_be_judged_and_stays() -> None:
+    shown = "\n\n".join(f"### Question\n{p.text}\n### Answer\n{p.answer}" for p in problems(4))
+    judge = replace(context("", shown), parents=(SEED.id,))
+    evolved, _, events = evolve(population(judge), Numberer(), n=4)
+    assert judge.id in {c.id for c in evolved.contexts} and "unproven" not in {e["kind"] for e in events}
+
+
+def test_a_teacher_is_never_unproven() -> None:
+    evolved, report, _ = evolve(population(SEED), Numberer(), takes_unproven=False)
+    assert [c.id for c in evolved.contexts] == [SEED.id] and report.unproven == 0
+
+
+@pytest.mark.parametrize("budget", range(40, 60))
+@pytest.mark.parametrize("minibatch", [1, 2, 3])
+def test_a_root_is_paid_for_only_where_a_proposal_still_fits(budget: int, minibatch: int) -> None:
+    _, report, events = evolve(population(FAILED), Numberer(), budget=budget, minibatch=minibatch)
+    scored = {e["context"]["id"] for e in events if e["kind"] == "rescored"}
+    assert report.metric_calls <= budget and (SEED.id not in scored or report.proposals)
+
+
+def test_a_root_with_a_reward_is_only_pushed_out_by_what_is_borne_out() -> None:
+    root = context("amber")
+    old = Population((FAILED,), archive={root.id: root, FAILED.id: FAILED})
+    evolved, _, events = evolve(old, WordReflector(), Evaluator(noise=0.2), budget=300)
+    left = root.id not in {c.id for c in evolved.contexts}
+    assert not left or any(e["kind"] == "confirmed" for e in events)
+    assert FAILED.id not in {c.id for c in evolved.contexts}
+
+
 @pytest.mark.parametrize("rewards", [(0.0, 0.0, 0.0), (-1.0, -1.0, -1.0)])
 def test_the_order_of_places(rewards: tuple[float, ...]) -> None:
     lineage = Lineage(["instructions"], {}, 1, 0)
@@ -119,10 +175,8 @@ def test_the_order_of_places(rewards: tuple[float, ...]) -> None:
     ids = {name: c.id for name, c in by_name.items()}
     zeros = {f"p{i}": r for i, r in enumerate(rewards)}
     lineage.scores = {ids["old"]: zeros, ids["accepted"]: zeros}
-    for name in ("tie", "late tie"):
-        lineage.tie(by_name[name], [], zeros)
-    lineage.tie(by_name["lucky tie"], [], {**zeros, "p0": 1.0})
-    chosen = [ids["old"], ids["accepted"]]
+    lineage.tied = {ids["tie"]: zeros, ids["late tie"]: zeros, ids["lucky tie"]: {**zeros, "p0": 1.0}}
+    chosen = [ids["old"]]  # where K cut them among equals, accepted ones may not be among the chosen
 
     def names(k: int) -> list[str]:
         again = Lineage(["instructions"], {}, 1, 0)

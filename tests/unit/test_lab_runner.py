@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from lab_fakes import FakeTrainer, rises_to, trained
@@ -147,10 +146,23 @@ def test_measurements_are_kept_until_their_runs_change(tmp_path):
     def job(paths) -> Job:
         return Job("one", paths, lambda: calls.append(1) or {"value": len(calls)})
 
-    first, second = [Path("a")], [Path("a"), Path("b")]
-    for paths, expected in ((first, 1), (first, 1), (second, 2)):
+    first, second = [tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]
+    for path in second:
+        path.mkdir()
+        (path / "summary.json").write_text("{}")
+
+    def value(paths) -> int:
         found, left = _measure([job(paths)], tmp_path, Clock(), silent)
-        assert found["one"]["value"] == expected and not left
+        assert not left
+        return found["one"]["value"]
+
+    assert [value(first), value(first), value(second)] == [1, 1, 2]
+    (tmp_path / "b" / "summary.json").write_text("{ }")  # trained again, in the same folder
+    assert [value(second), value(second)] == [3, 3]
+    stored = json.loads((tmp_path / "one.json").read_text())
+    del stored["stamps"]  # as an earlier version stored it
+    (tmp_path / "one.json").write_text(json.dumps(stored))
+    assert value(second) == 3
     assert _measure([Job("late", first, dict, minutes=5)], tmp_path, Clock(1), silent) == ({}, ["measuring late"])
 
 

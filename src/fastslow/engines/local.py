@@ -75,7 +75,12 @@ def _train(
             if reflector is not None:
                 fast = config.fast.model_copy(update={"max_context_tokens": checked.max_context_tokens})
                 optimizer = GepaOptimizer(
-                    fast, reflector, sampler.context_tokens, on_event=recorder.context_event, held_out=task.val
+                    fast,
+                    reflector,
+                    sampler.context_tokens,
+                    on_event=recorder.context_event,
+                    held_out=task.val,
+                    takes_unproven=config.method != "fst-distill",  # its teacher is the context
                 )
             loop = FastSlowTraining(config, task, sampler, learner, optimizer, recorder, state)
             try:

@@ -83,7 +83,10 @@ class Reflector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FastReport:
-    """What one fast phase did: counts for metrics, and every candidate's fate for the lineage."""
+    """What one fast phase did: counts for metrics, and every candidate's fate for the lineage.
+
+    ``unproven``: how many of the ``rejected`` got a place after all (:mod:`fastslow.fast.zero_reward`).
+    """
 
     metric_calls: int
     proposals: int
@@ -94,6 +97,7 @@ class FastReport:
     reflection_seconds: float = 0.0
     reasons: Mapping[str, int] = field(default_factory=dict)
     reflections: tuple[ReflectionCall, ...] = ()
+    unproven: int = 0
 
 
 class FastOptimizer(Protocol):

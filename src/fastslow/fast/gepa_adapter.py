@@ -22,7 +22,7 @@ from gepa.strategies.proposal_sampling import IndependentSampling, ProposalTask
 from fastslow.fast.base import Evaluate, Record
 from fastslow.fast.budget import Budget
 from fastslow.fast.guards import ContextGuard, leaks
-from fastslow.fast.lineage import NO_IMPROVEMENT, Lineage
+from fastslow.fast.lineage import NO_BUDGET, NO_IMPROVEMENT, Lineage
 from fastslow.staleness import require_current
 from fastslow.tasks.feedback import one_line
 from fastslow.types import Context, Problem, Rollout
@@ -243,12 +243,10 @@ class WithinBudget:
             context = lineage.context_of(proposal.candidate)
             parents = [self.adapter.pool[i] for i in proposal.parent_program_ids]
             after = rewards_by_problem(proposal.eval_after.outputs)
-            if id(proposal) in good:
-                lineage.reject(context, parents, "no budget left: to score it in full", after)
-            elif _gain(proposal) == 0:
-                lineage.tie(context, parents, after)
-            else:
-                lineage.reject(context, parents, NO_IMPROVEMENT, after)
+            reason = NO_BUDGET if id(proposal) in good else NO_IMPROVEMENT
+            lineage.reject(context, parents, reason, after)
+            if after and _gain(proposal) >= 0:
+                lineage.tied[context.id] = after
         return [*entries, *fits]
 
 

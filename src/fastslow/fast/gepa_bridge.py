@@ -29,7 +29,7 @@ from fastslow.fast.pareto import best_first, select_population
 from fastslow.fast.population import Population
 from fastslow.fast.reflection import Reflection
 from fastslow.fast.rescoring import confirm_newcomers, kept_for_rescoring
-from fastslow.fast.zero_reward import fill_with_unproven, search_from
+from fastslow.fast.zero_reward import fill_with_unproven, roots_of, search_from
 from fastslow.seeds import derive_seed
 from fastslow.types import Context, Problem
 
@@ -40,7 +40,8 @@ class GepaOptimizer:
     ``count_tokens`` gives the tokens a context adds to every prompt. ``on_event`` hears the fate of every proposal
     (:class:`fastslow.fast.lineage.Lineage` lists the keys). A reflector with a ``set_pool`` method is handed the
     cycle's problems before it is asked. A proposal that shows a question of ``held_out``, the validation problems, is
-    refused; nothing else learns of them.
+    refused; nothing else learns of them. ``takes_unproven``: whether contexts without any reward may fill the
+    population where none has one; not for a slow phase that takes a context's word for right.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class GepaOptimizer:
         *,
         on_event: OnEvent | None = None,
         held_out: Sequence[Problem] = (),
+        takes_unproven: bool = True,
     ) -> None:
         self.held_out = held_out
+        self.takes_unproven = takes_unproven
         self.config = config
         self.reflector = reflector
         self.count_tokens = count_tokens
@@ -75,8 +78,8 @@ class GepaOptimizer:
         the returned scores were all measured in this call. A tight budget narrows both (see
         :func:`fastslow.fast.budget.plan`). A new context pushes an old one out only where fresh rollouts bear it out
         (:mod:`fastslow.fast.rescoring`). Where no context has a reward, the search starts again from the run's first
-        contexts, and what ties gets a place (:mod:`fastslow.fast.zero_reward`). The same arguments give the same
-        result, as far as ``evaluate`` does.
+        contexts, and what ties gets a place, with the scores of its minibatch alone (:mod:`fastslow.fast.zero_reward`).
+        The same arguments give the same result, as far as ``evaluate`` does.
         """
         if not problems:
             raise ValueError("a fast phase needs at least one problem")
@@ -94,9 +97,9 @@ class GepaOptimizer:
 
         members = members[: split.members]
         adapter.rescore(members)
-        if not any(any(lineage.scores[m.id].values()) for m in members):
-            spending.reserved = 0  # no member has a reward to lose, so no newcomer will have to prove itself again
-        start = search_from(adapter, population, members, 2 * minibatch + len(adapter.anchor))
+        one_try = max(2 * minibatch, MERGE_SUBSAMPLE if self.config.merge else 0)
+        start = search_from(adapter, population, members, one_try + len(adapter.anchor))
+        old = list({c.id: c for c in (*members, *start)}.values())
         takes_pool = hasattr(self.reflector, "set_pool")
         if takes_pool:
             self.reflector.set_pool(problems)
@@ -104,10 +107,11 @@ class GepaOptimizer:
         self._run(adapter, start, problems, reflection, minibatch, seed)
 
         chosen = select_population(lineage.scores, self.config.population)
-        chosen = fill_with_unproven(lineage, chosen, {c.id for c in (*members, *start)}, self.config.population)
+        if self.takes_unproven:
+            chosen = fill_with_unproven(lineage, chosen, {c.id for c in old}, self.config.population)
         if self.config.rescore:
             spending.reserved = 0
-            chosen = confirm_newcomers(adapter, members, chosen, self.config.population, seed)
+            chosen = confirm_newcomers(adapter, old, chosen, self.config.population, seed)
         known = {c.id: c for c in (*members, *lineage.archive.values())}
         evolved = Population(
             contexts=tuple(known[i] for i in best_first(chosen, lineage.scores)),
@@ -121,6 +125,7 @@ class GepaOptimizer:
             proposals=lineage.proposals,
             accepted=lineage.accepted,
             rejected=lineage.proposals - lineage.accepted,
+            unproven=lineage.unproven,
             reflection_calls=reflection.calls,
             reflection_tokens=reflection.tokens,
             reflection_seconds=reflection.seconds,
@@ -176,7 +181,7 @@ class GepaOptimizer:
 
     def _lineage(self, population: Population, members: Sequence[Context], cycle: int, weights_step: int) -> Lineage:
         names = dict.fromkeys(self.config.components)
-        for member in members:
+        for member in (*members, *roots_of(population)):
             names.update(dict.fromkeys(member.components))
         lineage = Lineage(list(names), population.archive, cycle, weights_step, self.on_event)
         for member in members:

@@ -10,6 +10,7 @@ from fastslow.fast.population import context_to_dict
 from fastslow.types import Context
 
 NO_IMPROVEMENT = "no improvement: on the minibatch"
+NO_BUDGET = "no budget left: to score it in full"
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
@@ -21,7 +22,8 @@ class Lineage:
     ``rejected`` after rollouts, ``refused`` by a guard before any, or ``failed``), ``cycle``, ``weights_step``,
     ``context`` (as :func:`context_to_dict`; None where none came about), ``parents``, ``scores`` (problem id -> reward,
     where measured) and ``reason``. ``unproven`` is told of a rejected context that gets a place after all, since no
-    context has a reward. ``tied``: the minibatch rewards of rejected contexts that did no worse than their parent.
+    context has a reward. ``tied``: the minibatch rewards of rejected contexts that did no worse than their parent;
+    ``unproven``: how many of them got a place, and count as rejected all the same.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Lineage:
         self.scores: dict[str, dict[str, float]] = {}
         self.tied: dict[str, dict[str, float]] = {}
         self.reasons: Counter[str] = Counter()
-        self.proposals = self.accepted = 0
+        self.proposals = self.accepted = self.unproven = 0
         self._by_text: dict[tuple[str, ...], Context] = {}
 
     def texts(self, context: Context) -> dict[str, str]:
@@ -58,7 +60,7 @@ class Lineage:
         return found
 
     def add_member(self, context: Context) -> None:
-        """A member of the old population; kept as it is, lineage included."""
+        """A member of the old population, or a root; kept as it is, lineage included."""
         self._by_text.setdefault(tuple(self.texts(context).values()), context)
         self.seen.add(context.id)
 
@@ -94,19 +96,13 @@ class Lineage:
         self.accepted -= 1
         self.reject(context, (), reason, scores)
 
-    def tie(self, context: Context, parents: Sequence[Context], scores: Mapping[str, float]) -> None:
-        """Rejected, though no worse than its parent: it may get a place where nothing better is found."""
-        self.tied[context.id] = dict(scores)
-        self.reject(context, parents, NO_IMPROVEMENT, scores)
-
     def give_a_place(self, context_id: str, reason: str) -> None:
-        """A context that :meth:`tie` had rejected enters the population, with the scores of its minibatch."""
-        scores = self.tied.pop(context_id)
+        """A rejected context among ``tied`` enters the population after all, with the scores of its minibatch."""
         context = next(c for c in self._by_text.values() if c.id == context_id)
-        self.scores[context_id] = scores
+        self.scores[context_id] = self.tied[context_id]
         self.archive.setdefault(context_id, context)
-        self.accepted += 1
-        self._tell("unproven", context, (), reason, scores)
+        self.unproven += 1
+        self._tell("unproven", context, (), reason, self.scores[context_id])
 
     def reject(
         self,

@@ -19,8 +19,8 @@ experiment's page has its figure, tables and data.
 
 Verdicts come from 95% intervals over seeds and problems, never from a mean alone: **holds** where the whole interval
 says so, **doesn't** where the whole interval says the opposite, else **can't tell**. All arms of a study spend the same
-total rollouts, the fast phase's counted, and have their learning rates chosen by one rule (`fastslow lab sweep`). The
-demo's figures stand in [demo.md](demo.md)."""
+total rollouts, the fast phase's counted (where RL gets more, its name says so), and have their learning rates chosen by
+one rule (`fastslow lab sweep`). The demo's figures stand in [demo.md](demo.md)."""
 _WHY = "why.md"
 
 

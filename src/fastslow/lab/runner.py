@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -198,13 +199,19 @@ def _measure(
     for job in jobs:
         path, about = folder / f"{job.name}.json", [str(p) for p in job.paths]
         stored = read_json(path) if path.exists() else {}
-        if stored.get("runs") == about:
+        stamps = [_stamp(p) for p in job.paths]
+        if stored.get("runs") == about and stored.get("stamps", stamps) == stamps:
             found[job.name] = stored["found"]
         elif left or not clock.has(job.minutes):
             left.append(f"measuring {job.name}")
         else:
             say(f"measuring {job.name}: about {job.minutes:.0f} min")
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"runs": about, "found": dict(job.call())})
+            write_json(path, {"runs": about, "stamps": stamps, "found": dict(job.call())})
             found[job.name] = read_json(path)["found"]
     return found, left
+
+
+def _stamp(path: Path) -> str:
+    """Tells a run from one that was trained again in the same folder."""
+    return hashlib.sha256(RunDirectory(path).summary_path.read_bytes()).hexdigest()[:16]

@@ -40,7 +40,7 @@ ARMS: Mapping[str, Arm] = {
     for arm in (
         Arm("fst", "FST", "fst", pace=2.8),
         Arm("rl", "RL", "rl", pace=1.5),
-        Arm("rl-long", "RL, four times the rollouts", "rl", budget=4.0, tuned_as="rl", pace=3.0),
+        Arm("rl-long", "RL, four times the rollouts", "rl", budget=4.0, tuned_as="rl", pace=6.0),
         Arm("rl-told", "RL, told", "rl", told=True, pace=2.0),
         Arm("gepa", "GEPA", "gepa", pace=2.3),
         Arm("fst-distill", "FST-distill", "fst-distill", pace=3.0),

@@ -63,7 +63,8 @@ COMMON = (
     "Verdicts come from the 95% interval (bootstrap over seeds, then problems): *holds* where all of it says so, "
     "*doesn't* where all of it says the opposite, else *can't tell*. With two or three seeds an interval over seeds is "
     "too narrow.",
-    "All arms of a study and seed spend the same total rollouts, the fast phase's included, up to a whole step. "
+    "All arms of a study and seed spend the same total rollouts, the fast phase's included, up to a whole step (where "
+    "one gets more, its name says so). "
     "Learning rates of all arms: `fastslow lab sweep`. *RL, told* is RL from the prompt of a person who knows how "
     "answers must be given: the rule in words, and three training problems with their answers.",
 )

@@ -102,17 +102,17 @@ def _label(context: ContextHistory) -> Text:
 
 def _fate(context: ContextHistory) -> tuple[str, str]:
     """What is true of it now, with its style."""
-    if context.in_use:
-        return "in use", "green"
     lasting = [f for f in context.fates if f.outcome != "refused"] or context.fates
     last = lasting[-1]
+    if context.in_use:
+        return "in use" if last.outcome != "unproven" else "in use, unproven", "green"
     reason = f": {_short(last.reason)}" if last.reason else ""
     style = "yellow" if last.outcome == "dropped" else "red"
     return f"{plain(last.outcome)} in cycle {last.cycle}{reason}", style
 
 
 def was_accepted(context: ContextHistory) -> bool:
-    """Whether it ever had a place or was scored in full: the seed, and what passed its minibatch."""
+    """Whether it ever was scored in full or had a place: the seed, what passed its minibatch, the unproven."""
     return any(f.outcome in ("seed", "rescored", "accepted", "unproven") for f in context.fates)
 
 

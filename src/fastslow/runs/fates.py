@@ -10,11 +10,11 @@ from fastslow.fast.population import Population, context_from_dict
 from fastslow.types import Context
 
 OUTCOMES = ("seed", "rescored", "accepted", "confirmed", "unproven", "rejected", "refused", "dropped", "proposed")
-"""seed: the run began with it. rescored: of the old population, scored again. accepted: scored in full, a candidate for
-the population. confirmed: fresh rollouts bear it out. unproven: rejected, and in the population after all, since no
-context has a reward. rejected: no better than its parent in rollouts, or not borne out by fresh ones. refused: by a
-guard, before any rollout. dropped: left the population, or never got into it. proposed: the phase ended before it was
-judged."""
+"""seed: the run began with it. rescored: of the old population, or the run's first, scored again. accepted: scored in
+full, a candidate for the population. confirmed: fresh rollouts bear it out. unproven: rejected, and in the population
+after all, since no context has a reward. rejected: no better than its parent in rollouts, or not borne out by fresh
+ones. refused: by a guard, before any rollout. dropped: left the population, or never got into it. proposed: the phase
+ended before it was judged."""
 
 _WITH_REASON = ("confirmed", "unproven", "rejected", "refused")
 OUTSCORED = "not among the best: the frontier's K contexts are others"

@@ -191,6 +191,7 @@ class Recorder:
             "proposals": report.proposals,
             "accepted": report.accepted,
             "rejected": report.rejected,
+            "unproven": report.unproven,
             "reasons": dict(report.reasons),
             "failures": dict(Counter(_kind(r.reason) for r in report.reflections if r.outcome == "failed")),
             "reflection_calls": report.reflection_calls,

@@ -14,7 +14,7 @@ from fastslow.lab.tables import arms_table, panels
 from fastslow.lab.verdicts import Finding, bounds, judge, signed
 
 STUDIES = ("sums", "letters", "sums-period", "isomorphic-brackets", "sums-prefix", "sums-brackets")
-"""By how soon RL finds the form of the answers by itself: at once (twice), soon, late, never (twice)."""
+"""By how soon RL finds the form of the answers by itself: at once in sums and letters, then soon, late, and never."""
 RIVALS = ("rl", "rl-told")
 SHARES = (0.5, 0.75, 0.9, 1.0)
 
