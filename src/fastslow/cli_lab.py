@@ -20,7 +20,8 @@ def lab(
     name: Annotated[str | None, typer.Argument(help="The experiment; --list shows them.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 … N-1; default: the experiment's own.")] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Of fst, rl, rl-told, gepa, fst-distill; comma-separated; default: as listed.")
+        str | None,
+        typer.Option(help="Of fst, rl, rl-told, rl-long, gepa, fst-distill; comma-separated; default: as listed."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start nothing that would not end in this time; go on later.")
