@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fastslow.evaluation.efficiency import Efficiency, sample_efficiency
 from fastslow.lab.base import Experiment, Measurements, Result, Table
 from fastslow.lab.figures import draw_curves
-from fastslow.lab.planning import Choice, LabRun, Planned, by_arm, plan
+from fastslow.lab.planning import LabRun, by_arm
 from fastslow.lab.readings import CURVE_HEADER, curve_rows, curves, final_difference
 from fastslow.lab.studies import ARMS, find_study
 from fastslow.lab.tables import arms_table, panels
@@ -16,15 +15,8 @@ from fastslow.lab.verdicts import Finding, bounds, judge, signed
 
 STUDIES = ("sums", "letters", "sums-period", "isomorphic-brackets", "sums-prefix", "sums-brackets")
 """By how soon RL finds the form of the answers by itself: at once in sums and letters, then soon, late, and never."""
-WIDE, TIMES = ("sums-period", "isomorphic-brackets"), 2
-"""Studies with so many times the seeds: RL finds their form sooner in one seed than in another, so a ratio varies."""
 RIVALS = ("rl", "rl-told")
 SHARES = (0.5, 0.75, 0.9, 1.0)
-
-
-def runs_of(choice: Choice) -> list[Planned]:
-    more = plan(WIDE, replace(choice, seeds=TIMES * choice.seeds))
-    return list(dict.fromkeys([*plan(STUDIES, choice), *more]))
 
 
 def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
@@ -47,9 +39,7 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
         lambda out: draw_curves(panels(runs, STUDIES), out, "Accuracy by total rollouts"),
         [
             "Ratio above 1: FST is there sooner. Evaluations every 2 steps, so a ratio is no finer than that. "
-            "The verdicts ask for the whole of the other's best; shares of it say where on the way FST is ahead. "
-            f"{' and '.join(find_study(s).title for s in WIDE)} get {TIMES} times the seeds: when RL finds their form "
-            "differs from seed to seed."
+            "The verdicts ask for the whole of the other's best; shares of it say where on the way FST is ahead."
         ],
     )
 
@@ -98,5 +88,4 @@ EFFICIENCY = Experiment(
     paper="1.4x (Math) to 3.0x (CodeIO, HoVer-hard) fewer",
     studies=STUDIES,
     analyse=analyse,
-    runs=runs_of,
 )
