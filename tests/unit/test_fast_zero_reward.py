@@ -18,10 +18,13 @@ from fast_fakes import WORDS, Evaluator, WordReflector, context, problems
 
 from fastslow.config import FastConfig
 from fastslow.fast.base import FastReport, Proposal
+from fastslow.fast.budget import Budget
+from fastslow.fast.gepa_adapter import Adapter
 from fastslow.fast.gepa_bridge import GepaOptimizer
-from fastslow.fast.lineage import Lineage
+from fastslow.fast.guards import ContextGuard
+from fastslow.fast.lineage import NO_BUDGET, Lineage
 from fastslow.fast.population import Population
-from fastslow.fast.zero_reward import fill_with_unproven
+from fastslow.fast.zero_reward import fill_with_unproven, search_from
 from fastslow.types import Context, Problem
 
 SEED = context("Answer.")
@@ -140,7 +143,7 @@ def test_partial_credit_below_zero_is_a_reward() -> None:
 def test_a_context_that_shows_every_problem_can_not_be_judged_and_stays() -> None:
     shown = "\n\n".join(f"### Question\n{p.text}\n### Answer\n{p.answer}" for p in problems(4))
     judge = replace(context("", shown), parents=(SEED.id,))
-    evolved, _, events = evolve(population(judge), Numberer(), n=4)
+    evolved, _, events = evolve(population(judge, FAILED), Numberer(), n=4)
     assert judge.id in {c.id for c in evolved.contexts} and "unproven" not in {e["kind"] for e in events}
 
 
@@ -152,7 +155,8 @@ def test_a_teacher_is_never_unproven() -> None:
 @pytest.mark.parametrize("budget", range(40, 60))
 @pytest.mark.parametrize("minibatch", [1, 2, 3])
 def test_a_root_is_paid_for_only_where_a_proposal_still_fits(budget: int, minibatch: int) -> None:
-    _, report, events = evolve(population(FAILED), Numberer(), budget=budget, minibatch=minibatch)
+    settings = {"budget": budget, "minibatch": minibatch, "merge": True, "proposals": 1}
+    _, report, events = evolve(population(FAILED), Numberer(), **settings)
     scored = {e["context"]["id"] for e in events if e["kind"] == "rescored"}
     assert report.metric_calls <= budget and (SEED.id not in scored or report.proposals)
 
@@ -164,6 +168,53 @@ def test_a_root_with_a_reward_is_only_pushed_out_by_what_is_borne_out() -> None:
     left = root.id not in {c.id for c in evolved.contexts}
     assert not left or any(e["kind"] == "confirmed" for e in events)
     assert FAILED.id not in {c.id for c in evolved.contexts}
+
+
+@pytest.mark.parametrize(("root", "kept"), [(context("amber"), 10), (SEED, 0)])
+def test_what_is_kept_for_scoring_again_stays_where_a_root_has_a_reward_to_lose(root: Context, kept: int) -> None:
+    lineage = Lineage(["instructions", "examples"], {}, 1, 0)
+    lineage.add_member(FAILED)
+    guard = ContextGuard(lambda c: 1, 100, problems())
+    adapter = Adapter(lineage, guard, Evaluator(), Budget(100, reserved=10), problems())
+    adapter.rescore([FAILED])
+    old = Population((FAILED,), archive={root.id: root, FAILED.id: FAILED})
+    assert search_from(adapter, old, [FAILED], iteration=22) == [root]
+    assert adapter.budget.reserved == kept
+
+
+class Flat(Evaluator):
+    """The same reward for everything."""
+
+    def reward(self, context: Context, problem: Problem) -> float:
+        return 0.5
+
+
+def test_equal_rewards_above_zero_are_rewards() -> None:
+    evolved, report, _ = evolve(population(FAILED), Numberer(), Flat())
+    assert report.unproven == 0 and FAILED.id in {c.id for c in evolved.contexts}
+
+
+def test_children_of_a_root_keep_all_of_its_components() -> None:
+    root = Context({"instructions": "Answer.", "examples": "", "style": "plain"})
+    evolved, _, _ = evolve(Population((FAILED,), archive={root.id: root, FAILED.id: FAILED}), Numberer())
+    assert {c.components.get("style") for c in evolved.contexts} == {"plain"}
+
+
+class FirstTryLucky(Evaluator):
+    """A new context solves its first problems, and no later ones."""
+
+    def __call__(self, pairs):
+        known = {c.id for call in self.calls for c, _ in call} | {SEED.id}
+        rollouts = super().__call__(pairs)
+        return [
+            replace(r, reward=float(c.id not in known)) for r, (c, _) in zip(rollouts, pairs, strict=True)
+        ]  # fmt: skip
+
+
+def test_what_improved_and_could_not_be_scored_in_full_gets_a_place_before_what_tied() -> None:
+    evolved, _, events = evolve(population(SEED), Numberer(), FirstTryLucky(), budget=50, proposals=4)
+    late = {e["context"]["id"] for e in events if e["kind"] == "rejected" and e["reason"] == NO_BUDGET}
+    assert late and late <= {c.id for c in evolved.contexts}
 
 
 @pytest.mark.parametrize("rewards", [(0.0, 0.0, 0.0), (-1.0, -1.0, -1.0)])

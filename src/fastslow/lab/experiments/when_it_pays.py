@@ -69,7 +69,9 @@ def analyse(runs: Sequence[LabRun], measured: Measurements) -> Result:
          "Channels: what FST's weights reach with the seed context is theirs alone; what the evolved context adds to "
          "that is the context's part, which it may have only because the weights learnt to follow it (see the "
          "attribution page for the fourth cell). How discoverable a convention is stands in its definition: by chance "
-         "now and then (likely), rarely (unlikely), in no realistic number of rollouts (undiscoverable)."],
+         "now and then (likely), rarely (unlikely), in no realistic number of rollouts (undiscoverable).",
+         "Sooner: RL's total rollouts to a share of RL's best over FST's to the same accuracy, above 1 where FST "
+         "is there first."],
     )  # fmt: skip
 
 
